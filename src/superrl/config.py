@@ -1,0 +1,360 @@
+"""The recipe: frozen pydantic models that refuse what they do not know, and how a YAML file and overrides become one.
+
+Imports no torch and knows no method, reward or task: `method` and `reward` are mappings that the options class of the
+method or reward checks before anything runs (`superrl.setup`). What is logged is what is used: the run folder's
+`config.yaml` is this object, whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from superrl.errors import UserError, nearest
+
+Plain = dict[str, Any]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Momentum = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
+
+
+class Frozen(BaseModel):
+    """Base of all settings: immutable, unknown keys refused, strings never coerced into numbers' places."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class LoraConfig(Frozen):
+    """Low-rank adapters through peft (extra `lora`); dropout is 0, so that two forwards of one batch agree."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    targets: str | list[str] = "all-linear"
+
+
+class ModelConfig(Frozen):
+    """Which model, and how it computes. Master weights are float32 whatever `dtype` is."""
+
+    name: str = "tiny"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    lora: LoraConfig | None = None
+    activation_checkpointing: bool = False
+
+
+class DataConfig(Frozen):
+    """Where problems come from. `unverified`: what happens to demonstrations that fail the run's own reward."""
+
+    train: str | list[str]
+    validation: str | list[str] | None = None
+    test: str | list[str] = Field(default_factory=list)
+    unverified: Literal["drop", "keep"] = "drop"
+
+
+class PromptConfig(Frozen):
+    """How a problem becomes the model's context; None: what the task or preset brings."""
+
+    system: str | None = None
+    template: str = "{prompt}"
+    chat: Literal["auto", "always", "never"] = "auto"
+
+    @model_validator(mode="after")
+    def _template_has_its_slot(self) -> PromptConfig:
+        if "{prompt}" not in self.template:
+            raise ValueError("template must contain {prompt}")
+        return self
+
+
+class OptimizerConfig(Frozen):
+    """AdamW and its schedule; `warmup_steps` and `schedule` count steps of the stage."""
+
+    lr: PositiveFloat = 1e-6
+    betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = (0.9, 0.95)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: NonNegativeInt = 0
+
+
+class RefillConfig(Frozen):
+    """Dynamic sampling: draw on until `prompts_per_step` groups pass the `keep` rule, at most `cap` times a step.
+
+    `oversample` multiplies how many prompts a round draws for the groups still missing; with `carry_over` surplus
+    groups wait for the next step (their tokens keep the log-probabilities of the policy that drew them).
+    """
+
+    keep: Literal["mixed", "deviation", "solved"] = "mixed"
+    epsilon: NonNegativeFloat = 1e-6
+    cap: PositiveInt = 4
+    oversample: Annotated[float, Field(ge=1.0)] = 1.0
+    carry_over: bool = False
+
+
+class StageConfig(Frozen):
+    """One stage: a method on some data for a number of steps. None means: what recipe, task or preset bring."""
+
+    name: str
+    method: Plain
+    steps: NonNegativeInt
+    reward: Plain | list[Plain] | None = None
+    prompt: PromptConfig | None = None
+    train: str | list[str] | None = None
+    from_: Literal["previous", "best", "last", "initial"] = Field("previous", alias="from")
+    prompts_per_step: PositiveInt = 32
+    group_size: PositiveInt = 8
+    max_new_tokens: PositiveInt | None = None
+    stop: list[str] = Field(default_factory=list)
+    temperature: PositiveFloat = 1.0
+    epochs: PositiveInt = 1
+    mini_batches: PositiveInt = 1
+    max_tokens_per_pack: PositiveInt = 4096
+    refill: RefillConfig | None = None
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _mini_batches_hold_groups(self) -> StageConfig:
+        if self.mini_batches > self.prompts_per_step:
+            raise ValueError(
+                f"mini_batches ({self.mini_batches}) must not exceed prompts_per_step ({self.prompts_per_step}): "
+                "a mini-batch is a set of whole groups"
+            )
+        return self
+
+
+class EvaluationConfig(Frozen):
+    """Validation every n steps (0: never), test at start and end; `patience` stops a stage after that many evaluations
+    without a better validation accuracy."""
+
+    every: NonNegativeInt = 20
+    k: PositiveInt = 1
+    temperature: NonNegativeFloat = 0.0
+    limit: PositiveInt | None = 200
+    patience: PositiveInt | None = None
+    prompt: PromptConfig | None = None
+    reward: Plain | list[Plain] | None = None
+    max_new_tokens: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> EvaluationConfig:
+        if self.k > 1 and self.temperature == 0.0:
+            raise ValueError(f"k = {self.k} samples at temperature 0 are all the same: set a temperature, e.g. 1.0")
+        return self
+
+
+class CheckpointConfig(Frozen):
+    """`every` n steps (0: only the final one); the newest `keep` stay, and the best."""
+
+    every: NonNegativeInt = 50
+    keep: PositiveInt = 2
+
+
+class LogConfig(Frozen):
+    """How many groups a step go to rollouts.jsonl (0: none), and which trackers hear the metrics."""
+
+    rollouts_per_step: NonNegativeInt = 4
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+
+
+class Recipe(Frozen):
+    """A whole run. `superrl train run/config.yaml` repeats it."""
+
+    seed: NonNegativeInt = 0
+    model: ModelConfig = ModelConfig()
+    data: DataConfig
+    stages: Annotated[list[StageConfig], Field(min_length=1)]
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _stage_names_differ(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stage names must differ, got {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _best_is_known(self) -> Recipe:
+        if self.stages[0].from_ != "previous":
+            raise ValueError("stages.0.from: the first stage starts from the model, so leave `from` out there")
+        wants_best = next((f"stages.{i}.from: best" for i, s in enumerate(self.stages) if s.from_ == "best"), None)
+        wants_best = wants_best or ("evaluation.patience" if self.evaluation.patience else None)
+        if wants_best and not (self.data.validation and self.evaluation.every):
+            raise ValueError(f"{wants_best} reads validation: name data.validation, with evaluation.every above 0")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Steps over all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def dump(self) -> dict[str, Any]:
+        """The whole recipe as plain values, as it stands in `config.yaml`."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+RESUMABLE = ("evaluation", "checkpoint", "log")
+"""Top-level keys that may change between a run and its resumption, besides every stage's `steps`."""
+
+
+def parse(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Validate plain values into a Recipe; the first thing wrong becomes one sentence."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UserError(explain(error, Recipe, where)) from None
+
+
+def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe by name, or a YAML file, and apply `path.to.key=value` overrides in order."""
+    values = _read(source)
+    for override in overrides:
+        _override(values, override)
+    return parse(values, str(source))
+
+
+def shipped() -> dict[str, str]:
+    """Name -> first comment line of every recipe in the package."""
+    folder = resources.files("superrl") / "recipes"
+    return {
+        entry.name.removesuffix(".yaml"): entry.read_text().partition("\n")[0].removeprefix("#").strip()
+        for entry in sorted(folder.iterdir(), key=lambda e: e.name)
+        if entry.name.endswith(".yaml")
+    }
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        entry = resources.files("superrl") / "recipes" / f"{source}.yaml"
+        if not entry.is_file():
+            raise UserError(
+                f"no recipe {str(source)!r}: {nearest(str(source), shipped())}; or give a path to a .yaml file"
+            )
+        text = entry.read_text()
+    else:
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the recipe {path}: {error}") from None
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-01
+        raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{source} must be a mapping with at least `data` and `stages`, got {type(values).__name__}")
+    return values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: 1e-6 is a number, not a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d+([eE][-+]?\d+)?)$"),
+    list("-+0123456789."),
+)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    path, sep, text = override.partition("=")
+    if not sep or not path:
+        raise UserError(f"override {override!r} must read path.to.key=value, e.g. stages.0.steps=100")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError):
+        raise UserError(f"override {override!r}: the value is not valid YAML") from None
+    *parents, last = path.split(".")
+    node: Any = values
+    for part in parents:
+        node = _child(node, part, override)
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise UserError(f"override {override!r}: {'.'.join(parents)} holds a value, not keys")
+
+
+def _child(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, override)]
+    if isinstance(node, dict):
+        if node.get(part) is None:
+            node[part] = {}
+        return node[part]
+    raise UserError(f"override {override!r}: {part!r} is not a key of a mapping")
+
+
+def _index(items: list[Any], part: str, override: str) -> int:
+    """A list's item by number, or by its `name`."""
+    if part.isdecimal() and int(part) < len(items):
+        return int(part)
+    names = [item.get("name") for item in items if isinstance(item, dict)]
+    if part in names:
+        return names.index(part)
+    raise UserError(f"override {override!r}: no item {part!r} among {[n for n in names if n]}")
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """The first error of a pydantic validation as one sentence with the path of the key and, for a typo, its
+    neighbour.
+    """
+    first = error.errors()[0]
+    if any(map(_is_branch, first["loc"])):  # where text or a list may stand: the branch that got furthest
+        first = max(error.errors(), key=lambda one: len(one["loc"]))
+    loc = [part for part in first["loc"] if not _is_branch(part)]
+    path = ".".join(map(str, loc))
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key {path!r}; {nearest(str(loc[-1]), _known_keys(model, loc[:-1]))}"
+    if first["type"] == "missing":
+        return f"{where}: {path!r} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{where}: {path}: {message}" if path else f"{where}: {message}"
+    for technical, plain in PLAIN_WORDS.items():
+        message = re.sub(technical, plain, message)
+    return f"{where}: {path or 'the recipe'}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+
+
+PLAIN_WORDS = {
+    r"a valid dictionary( or instance of \w+)?": "a mapping {key: value}",
+    "a valid (tuple|list)": "a list",
+    "a valid string": "text",
+    "a valid (number|integer|boolean)": r"a \1",
+    "a integer": "an integer",
+}
+"""How pydantic calls a type, and how a recipe's author does."""
+
+
+def _is_branch(part: str | int) -> bool:
+    """Whether part of an error's path names a type that was tried (`list[str]`), and no key."""
+    return isinstance(part, str) and (part == "str" or "[" in part)
+
+
+def _known_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """The keys allowed at a path inside a model, following nested models through lists and optionals."""
+    current: type[BaseModel] | None = model
+    for part in path:
+        if current is None or isinstance(part, int):
+            continue
+        info = next((f for n, f in current.model_fields.items() if part in (n, f.alias)), None)
+        current = None if info is None else _nested(info.annotation)
+    return [] if current is None else [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_nested(argument) for argument in getattr(annotation, "__args__", ()))
+    return next((model for model in found if model is not None), None)

@@ -1,0 +1,37 @@
+"""The two ways superrl stops: the user's input is wrong (exit 2), or the run failed (exit 1).
+
+Every message is one sentence that says what is wrong, where, and how to mend it. No traceback is shown for a
+`UserError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Something in the recipe, the data or the reward that its author can mend; exit status 2."""
+
+    exit_code = 2
+
+
+class RunError(RuntimeError):
+    """A failure while running that no recipe causes: full disk, lost checkpoint, diverged weights; exit status 1."""
+
+    exit_code = 1
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived; the loop saves and leaves with 128 + the signal's number."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"interrupted by signal {signal_number}")
+        self.exit_code = 128 + signal_number
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?` when a known name is close, else the list of known names."""
+    names = sorted(known)
+    close = get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

@@ -1,0 +1,242 @@
+"""The vocabulary every layer speaks: frozen records that check themselves on construction.
+
+A stage never edits a record, it returns a new one (`dataclasses.replace`). `None` means "not computed" and is never
+written as 0.0. Log-probabilities are named after who computed them: `logp_sampler` drew the token, `logp` is the
+learner now, `logp_old` the learner before this batch's first update, `logp_ref` the reference policy.
+
+Leaves out tensors, except in `View`: what a token loss sees of one micro-batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Message = Mapping[str, str]
+Origin = Literal["policy", "expert", "replay"]
+Stop = Literal["eos", "stop", "length"]
+DecisionKind = Literal["pg", "sft", "both", "none"]
+State = Mapping[str, Any]
+"""A method's explicit, JSON-serialisable state; it is checkpointed as it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """One expert solution, as the policy should have written it; `steps` when it comes cut into actions."""
+
+    text: str
+    steps: tuple[str, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A prompt with its gold answer and the expert solutions joined to it (there may be none)."""
+
+    id: str
+    messages: tuple[Message, ...]
+    answer: str | None = None
+    demonstrations: tuple[Demonstration, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            raise ValueError(f"problem {self.id!r} has no message")
+
+    @property
+    def prompt(self) -> str:
+        """The last user message: what a person would call the question."""
+        return self.messages[-1]["content"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A reward: `value` trains, `correct` is the accuracy column and what gates read, `parts` are for people."""
+
+    value: float
+    correct: bool | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, number in (("value", self.value), *self.parts.items()):
+            if not math.isfinite(number):
+                raise ValueError(f"a score must be made of finite numbers, got {name} = {number}")
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """Prompt and completion as one token sequence; `loss_mask` is True where the token may be trained.
+
+    `logp_sampler` is 0.0 where nothing was drawn (prompt, expert tokens); `text` is the completion as the reward reads
+    it; `entropy` is the sampler's mean per-token entropy in nats over the drawn tokens; `annotations` hold what the
+    learner computed without gradient (`logp_old`, `logp_ref`, ...), aligned with `tokens`.
+    """
+
+    tokens: tuple[int, ...]
+    loss_mask: tuple[bool, ...]
+    logp_sampler: tuple[float, ...]
+    text: str
+    origin: Origin = "policy"
+    version: int = 0
+    stop: Stop = "eos"
+    temperature: float = 1.0
+    entropy: float | None = None
+    score: Score | None = None
+    annotations: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not len(self.tokens) == len(self.loss_mask) == len(self.logp_sampler):
+            raise ValueError("tokens, loss_mask and logp_sampler must have one entry a token")
+        if any(len(values) != len(self.tokens) for values in self.annotations.values()):
+            raise ValueError("every annotation must have one entry a token")
+        if self.loss_mask and self.loss_mask[0]:
+            raise ValueError("the first token has no context, so it cannot be trained")
+
+    @property
+    def length(self) -> int:
+        """How many tokens may be trained: the completion's length, EOS included."""
+        return sum(self.loss_mask)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All rollouts of one visit to one problem, with the problem's demonstrations rendered in the same template.
+
+    `key` = (seed, stage, step, attempt, slot) names the visit: it seeds every random choice made about the group.
+    """
+
+    problem: Problem
+    trajectories: tuple[Trajectory, ...] = ()
+    demonstrations: tuple[Trajectory, ...] = ()
+    key: tuple[int, ...] = ()
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """The scores of the rollouts; asking before scoring is a bug of ours."""
+        scores = tuple(t.score for t in self.trajectories if t.score is not None)
+        assert len(scores) == len(self.trajectories), f"group of {self.problem.id!r} is not scored yet"
+        return scores
+
+    @property
+    def solved(self) -> bool:
+        """Whether some rollout is correct."""
+        return any(score.correct for score in self.scores)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a method wants rolled out: `n` completions of a problem, perhaps after a prefix or under other messages."""
+
+    problem: Problem
+    n: int
+    messages: tuple[Message, ...] | None = None
+    prefix: str = ""
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sequence to train: which tokens, in which stream, with which per-token advantage and per-token weight w_t.
+
+    `group` is the index of its group in the step; `weight` is the same for all its tokens (what a reduction gives).
+    """
+
+    tokens: tuple[int, ...]
+    loss_mask: tuple[bool, ...]
+    stream: str
+    advantage: tuple[float, ...]
+    weight: float
+    logp_sampler: tuple[float, ...]
+    group: int
+    temperature: float = 1.0
+    version: int = 0
+    annotations: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not len(self.tokens) == len(self.loss_mask) == len(self.advantage) == len(self.logp_sampler):
+            raise ValueError("tokens, loss_mask, advantage and logp_sampler must have one entry a token")
+        if not any(self.loss_mask):
+            raise ValueError("a sample must have at least one trained token")
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One optimizer step to take: the samples, and what every group adds to the denominator D of every stream.
+
+    `denominators[stream][g]` is the share of group g, also when none of its samples is left: D is counted before any
+    row is dropped, and a mini-batch of groups has the sum of its groups' shares. `lr_scale` multiplies the scheduled
+    rate.
+    """
+
+    samples: tuple[Sample, ...]
+    denominators: Mapping[str, tuple[float, ...]]
+    stream_weights: Mapping[str, float] = field(default_factory=dict)
+    optimizer: str = "main"
+    lr_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if missing := {sample.stream for sample in self.samples} - set(self.denominators):
+            raise ValueError(f"no denominator for stream {sorted(missing)[0]!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a method decided about one group, and why, in words a person reads in `superrl show`."""
+
+    kind: DecisionKind
+    why: str
+    demonstration: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A method's answer to a batch: the updates to take and one decision a group."""
+
+    updates: tuple[Update, ...]
+    decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a token loss sees of one micro-batch: every trained token, flat. All tensors have shape [N].
+
+    `logp` is differentiable, and so is `entropy` (None unless the method names it in `needs`); the rest are
+    constants. `logp_old` is the learner before this batch's first update (with one update a batch: `logp` without its
+    gradient; for rollouts of an older version: `logp_sampler`). `sequence` and `group` number the tokens' sequences
+    (within the micro-batch) and groups (within the step); `stream` indexes `streams`.
+    """
+
+    logp: Tensor
+    logp_old: Tensor
+    logp_sampler: Tensor
+    advantage: Tensor
+    sequence: Tensor
+    group: Tensor
+    stream: Tensor
+    streams: tuple[str, ...]
+    entropy: Tensor | None = None
+    annotations: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def of(self, stream: str) -> Tensor:
+        """[N] bool: the tokens of one stream."""
+        return self.stream == (self.streams.index(stream) if stream in self.streams else -1)
+
+    def annotation(self, name: str) -> Tensor:
+        """A quantity the method asked for in `needs`, e.g. `logp_ref`."""
+        if name not in self.annotations:
+            raise KeyError(f"the method reads {name!r} but does not name it in `needs`")
+        return self.annotations[name]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What happened in one step: the numbers of its metrics row, and the decisions."""
+
+    step: int
+    metrics: Mapping[str, float | None]
+    decisions: tuple[Decision, ...]

@@ -1,0 +1,99 @@
+"""From a pack to the log-probability of every trained token: the model's trunk once, its head in chunks.
+
+Only hidden states that predict a trained token reach the LM head, and each chunk's logits are recomputed in the
+backward pass, so that memory grows with neither the vocabulary times the batch nor the prompt. Leaves out losses.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from superrl.packing.rows import Pack
+
+CHUNK_LOGITS = 2**25
+"""Logits held at once: 128 MiB in float32."""
+
+
+def token_logprobs(
+    model: nn.Module, pack: Pack, compute_dtype: torch.dtype, *, with_entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """(logp [N], entropy [N] or None) in float32, at each token's temperature; differentiable where gradients are on.
+
+    Shapes: N trained tokens of the pack. Entropy is in nats, of the distribution the token came from.
+    """
+    device = pack.tokens.device
+    with torch.autocast(device.type, dtype=compute_dtype, enabled=compute_dtype != torch.float32):
+        hidden = trunk(model)(input_ids=pack.tokens, use_cache=False).last_hidden_state.flatten(0, 1)
+        rows = hidden.index_select(0, pack.source)  # not hidden[source]: its backward is not deterministic
+        return _through_head(model, rows, pack.target, pack.temperature, with_entropy)
+
+
+def _through_head(
+    model: nn.Module, rows: Tensor, target: Tensor, temperature: Tensor, with_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    vocabulary = int(cast(Tensor, head(model).weight).shape[0])
+    chunk = max(16, CHUNK_LOGITS // vocabulary)
+    logps: list[Tensor] = []
+    entropies: list[Tensor] = []
+    for start in range(0, len(target), chunk):
+        part = slice(start, start + chunk)
+        arguments = (model, rows[part], target[part], temperature[part], with_entropy)
+        recompute = torch.is_grad_enabled() and len(target) > chunk
+        logp, entropy = (
+            checkpoint(_head_chunk, *arguments, use_reentrant=False) if recompute else _head_chunk(*arguments)
+        )
+        logps.append(logp)
+        entropies += [] if entropy is None else [entropy]
+    return torch.cat(logps), torch.cat(entropies) if with_entropy else None
+
+
+def _head_chunk(
+    model: nn.Module, rows: Tensor, target: Tensor, temperature: Tensor, with_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    distribution = (logits(model, rows).float() / temperature[:, None]).log_softmax(-1)
+    logp = distribution.gather(1, target[:, None]).squeeze(1)
+    return logp, -(distribution.exp() * distribution).sum(-1) if with_entropy else None
+
+
+def logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    """What the model makes of final hidden states [N, H]: head, and the scale or soft cap of the families that have
+    one.
+    """
+    config: Any = model.config
+    out: Tensor = head(model)(hidden)
+    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
+        out = out * scale
+    if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
+        out = out / scaling
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
+        out = torch.tanh(out / cap) * cap
+    return out
+
+
+def trunk(model: nn.Module) -> nn.Module:
+    """The decoder without its head, adapters included."""
+    return cast(nn.Module, bare(model).base_model)
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The transformers model itself, without peft's wrapper around it."""
+    wrapped: Any = model
+    return cast(nn.Module, wrapped.get_base_model()) if hasattr(wrapped, "get_base_model") else model
+
+
+def head(model: nn.Module) -> nn.Module:
+    """The LM head."""
+    wrapped: Any = model
+    return cast(nn.Module, wrapped.get_output_embeddings())
+
+
+@torch.no_grad()
+def disagreement(model: nn.Module, tokens: Tensor) -> float:
+    """Largest difference between trunk-then-head and the model's own logits on one row [1, L]: 0 for a served model."""
+    whole = model(input_ids=tokens, use_cache=False).logits[0]
+    parts = logits(model, trunk(model)(input_ids=tokens, use_cache=False).last_hidden_state[0])
+    return float((whole.float() - parts.float()).abs().max())

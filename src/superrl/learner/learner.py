@@ -1,0 +1,276 @@
+"""The only owner of gradients: takes a method's plan and turns it into optimizer steps.
+
+    loss = (1 / D) * sum over streams s of lambda_s * sum over tokens t in s of w_t * token_loss_t
+
+D is known before the first backward, so loss and gradient depend on neither the size nor the order of the packs. Master
+weights are float32 whatever the compute dtype. Leaves out rewards, sampling and every choice of a method.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from superrl.config import OptimizerConfig
+from superrl.errors import RunError
+from superrl.learner.forward import bare, token_logprobs
+from superrl.learner.optimizer import Optimizer, scheduled_lr
+from superrl.losses import kl_estimate
+from superrl.methods.hooks import Method
+from superrl.metrics import Means
+from superrl.packing.rows import Pack, Tokens, pack
+from superrl.records import Group, Sample, Trajectory, Update, View
+
+MAX_REFUSED = 3
+"""Steps in a row that may be refused for a gradient that is not finite, before the run stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What a stage fixes for its learner: passes, mini-batches, pack size, optimizer, and how many steps there are."""
+
+    optimizer: OptimizerConfig
+    steps: int
+    epochs: int
+    mini_batches: int
+    max_tokens_per_pack: int
+    seed: int
+
+
+@dataclass(slots=True)
+class Progress:
+    """The learner's counters; they are checkpointed."""
+
+    step: int = 0
+    updates: int = 0
+    refused: int = 0
+    refused_in_a_row: int = 0
+
+
+class Learner:
+    """Model, optimizer states and the arithmetic between them."""
+
+    def __init__(self, model: nn.Module, compute_dtype: torch.dtype, schedule: Schedule) -> None:
+        self.model = model
+        self.compute_dtype = compute_dtype
+        self.device = next(model.parameters()).device
+        self.reference: nn.Module | None = None
+        self.busy = False  # True from the first to the last update of a step: the weights are then between two steps
+        self.begin(schedule)
+
+    def begin(self, schedule: Schedule) -> None:
+        """Start a stage: a fresh optimizer, step 0 of its schedule. Weights stay."""
+        self.schedule = schedule
+        self.progress = Progress()
+        self.optimizers: dict[str, Optimizer] = {}
+
+    def step(self, updates: Sequence[Update], method: Method, version: int) -> Means:
+        """Take one step's optimizer updates; what happened, as means. `version` is the weights' age the rollouts should
+        have: the log-probabilities of older ones are taken from their sampler."""
+        means = Means()
+        self.busy = True
+        for update in updates:
+            self._update(update, method, version, means)
+        if weighted := [means.value(name) for name in means.means if name.startswith("weighted/")]:
+            means.add("loss", sum(value for value in weighted if value is not None))
+        self.progress.step += 1
+        self.busy = False
+        return means
+
+    def drift(self, trajectories: Sequence[Trajectory]) -> list[float]:
+        """The k3 estimate of KL(sampler || learner) of each trajectory, summed over its drawn tokens, in nats."""
+        estimates = []
+        for trajectory, logp in zip(trajectories, self.logprobs(trajectories), strict=True):
+            drawn = torch.tensor(trajectory.loss_mask)
+            estimate = kl_estimate(torch.tensor(logp)[drawn], torch.tensor(trajectory.logp_sampler)[drawn])
+            estimates.append(float(estimate.double().sum()))
+        return estimates
+
+    @torch.no_grad()
+    def logprobs(self, sequences: Sequence[Tokens], model: nn.Module | None = None) -> list[tuple[float, ...]]:
+        """Each token's log-probability under the current weights (0.0 where `loss_mask` is False), without gradient."""
+        out: list[tuple[float, ...]] = [()] * len(sequences)
+        for batch in self._packs(sequences):
+            logp, _ = token_logprobs(model or self.model, batch, self.compute_dtype)
+            values = torch.zeros(len(batch.items), batch.tokens.shape[1])
+            values[batch.sequence.cpu(), batch.position.cpu()] = logp.cpu()
+            for row, item in zip(values.tolist(), batch.items, strict=True):
+                out[item] = tuple(row[: len(sequences[item].tokens)])
+        return out
+
+    def annotate(self, groups: Sequence[Group], needs: frozenset[str]) -> list[Group]:
+        """The groups with what the method reads and only the learner can compute: `demo_logp`, `logp_ref`."""
+        annotated = list(groups)
+        if "demo_logp" in needs:
+            noted = iter(self._noted("demo_logp", [d for g in groups for d in g.demonstrations], self.model))
+            annotated = [replace(g, demonstrations=tuple(next(noted) for _ in g.demonstrations)) for g in annotated]
+        if "logp_ref" in needs:
+            assert self.reference is not None, "a method that needs logp_ref needs a reference model"
+            noted = iter(self._noted("logp_ref", [t for g in groups for t in g.trajectories], self.reference))
+            annotated = [replace(g, trajectories=tuple(next(noted) for _ in g.trajectories)) for g in annotated]
+        return annotated
+
+    def weights(self) -> dict[str, Tensor]:
+        """The float32 weights by the plain model's parameter names, adapters merged in."""
+        return dict(named_weights(self.model))
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters that get gradients, by name."""
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+    def optimizer(self, name: str) -> Optimizer:
+        """The optimizer state called `name`, made when first asked for."""
+        if name not in self.optimizers:
+            self.optimizers[name] = Optimizer(self.trainable(), self.schedule.optimizer)
+        return self.optimizers[name]
+
+    def _noted(self, name: str, trajectories: Sequence[Trajectory], model: nn.Module) -> list[Trajectory]:
+        values = self.logprobs(trajectories, model)
+        return [replace(t, annotations={**t.annotations, name: v}) for t, v in zip(trajectories, values, strict=True)]
+
+    def _packs(self, sequences: Sequence[Tokens]) -> Iterator[Pack]:
+        for batch in pack(sequences, self.schedule.max_tokens_per_pack):
+            yield batch.to(self.device)
+
+    def _update(self, update: Update, method: Method, version: int, means: Means) -> None:
+        if not update.samples:
+            return  # nothing to learn: no step, so that momentum alone never moves the weights
+        schedule = self.schedule
+        several = schedule.epochs * schedule.mini_batches > 1
+        samples = self._with_logp_old(update.samples, version, several)
+        n_groups = max(len(shares) for shares in update.denominators.values())
+        for epoch in range(schedule.epochs):
+            for chosen in mini_batches(n_groups, schedule.mini_batches, f"{schedule.seed}/{version}/{epoch}"):
+                denominators = {s: sum(shares[g] for g in chosen) for s, shares in update.denominators.items()}
+                part = [sample for sample in samples if sample.group in chosen]
+                if part:
+                    self._backward(part, denominators, update, method, means)
+                    self._apply(update, means)
+
+    def _with_logp_old(self, samples: Sequence[Sample], version: int, several: bool) -> list[Sample]:
+        """`logp_old` where it is not simply `logp` without its gradient: later updates of a batch, older rollouts."""
+        noted = list(samples)
+        rollouts = [
+            i for i, sample in enumerate(samples) if sample.stream != "sft" and "logp_old" not in sample.annotations
+        ]
+        old = [i for i in rollouts if samples[i].version < version]
+        current = [i for i in rollouts if samples[i].version >= version] if several else []
+        values = dict(zip(current, self.logprobs([samples[i] for i in current]), strict=True))
+        values |= {i: samples[i].logp_sampler for i in old}
+        for i, logp in values.items():
+            noted[i] = replace(samples[i], annotations={**samples[i].annotations, "logp_old": logp})
+        return noted
+
+    def _backward(
+        self, samples: Sequence[Sample], denominators: Mapping[str, float], update: Update, method: Method, means: Means
+    ) -> None:
+        streams = tuple(sorted(update.denominators))
+        stream_weights = {s: update.stream_weights.get(s, 1.0) for s in streams}
+        scale = torch.tensor([1.0 / denominators[s] if denominators[s] else 0.0 for s in streams], device=self.device)
+        balance = torch.tensor([stream_weights[s] for s in streams], device=self.device)
+        totals = dict.fromkeys(streams, 0.0)
+        for batch in self._packs(samples):
+            logp, entropy = token_logprobs(
+                self.model, batch, self.compute_dtype, with_entropy="entropy" in method.needs
+            )
+            rows = [samples[i] for i in batch.items]
+            view = _view(rows, batch, logp, entropy, streams)
+            weight = torch.tensor([row.weight for row in rows], device=self.device)[view.sequence]
+            parts = method.token_loss(view) * weight * scale[view.stream]
+            (parts * balance[view.stream]).sum().backward()
+            for index, stream in enumerate(streams):
+                totals[stream] += float(parts.detach()[view.stream == index].double().sum())
+            _observe(view, batch, method, means)
+        for stream, total in totals.items():
+            means.add(f"loss/{stream}", total)
+            means.add(f"weighted/{stream}", total * stream_weights[stream])
+
+    def _apply(self, update: Update, means: Means) -> None:
+        lr = scheduled_lr(self.schedule.optimizer, self.progress.step, self.schedule.steps) * update.lr_scale
+        norm = self.optimizer(update.optimizer).step(lr)
+        if norm is None:
+            self.progress.refused += 1
+            self.progress.refused_in_a_row += 1
+            if self.progress.refused_in_a_row >= MAX_REFUSED:
+                raise RunError(
+                    f"the gradient was not finite {MAX_REFUSED} times in a row at step {self.progress.step + 1} of the "
+                    "stage: lower optimizer.lr, or use model.dtype: float32"
+                )
+            return
+        self.progress.refused_in_a_row = 0
+        self.progress.updates += 1
+        means.add("grad_norm", norm)
+
+
+def mini_batches(n_groups: int, parts: int, key: str) -> list[set[int]]:
+    """The groups of a batch in `parts` sets of (nearly) equal size, shuffled by `key` when there are several."""
+    order = list(range(n_groups))
+    if parts > 1:
+        random.Random(f"mini-batch/{key}").shuffle(order)
+    return [set(order[i::parts]) for i in range(parts) if order[i::parts]]
+
+
+def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of the plain model's parameters, tied ones under each of their names; LoRA's product is added."""
+    plain = bare(model)
+    for name, parameter in plain.named_parameters(remove_duplicate=False):
+        if ".lora_" in name:
+            continue
+        weight = parameter.detach()
+        if ".base_layer." in name:
+            layer: Any = plain.get_submodule(name.rpartition(".base_layer.")[0])
+            if name.endswith(".weight"):
+                weight = weight + layer.get_delta_weight("default").detach()
+        yield name.replace(".base_layer", ""), weight
+
+
+def _view(rows: Sequence[Sample], batch: Pack, logp: Tensor, entropy: Tensor | None, streams: tuple[str, ...]) -> View:
+    def gathered(columns: Sequence[Sequence[float]]) -> Tensor:
+        padded = torch.zeros(len(rows), batch.tokens.shape[1])
+        for row, values in enumerate(columns):
+            padded[row, : len(values)] = torch.tensor(values)
+        return padded.to(logp.device)[batch.sequence, batch.position]
+
+    def annotation(name: str) -> Tensor:
+        """Where a row has none, the learner's own log-probability: a difference to it is then zero, not a made-up
+        number.
+        """
+        known = torch.tensor([name in row.annotations for row in rows], device=logp.device)[batch.sequence]
+        given = gathered([row.annotations.get(name, row.logp_sampler) for row in rows])
+        return torch.where(known, given, logp.detach())
+
+    names = {name for row in rows for name in row.annotations} - {"logp_old", "demo_logp"}
+    return View(
+        logp=logp,
+        logp_old=annotation("logp_old"),
+        logp_sampler=gathered([row.logp_sampler for row in rows]),
+        advantage=gathered([row.advantage for row in rows]),
+        sequence=batch.sequence,
+        group=torch.tensor([row.group for row in rows], device=logp.device)[batch.sequence],
+        stream=torch.tensor([streams.index(row.stream) for row in rows], device=logp.device)[batch.sequence],
+        streams=streams,
+        entropy=entropy,
+        annotations={name: annotation(name) for name in names},
+    )
+
+
+@torch.no_grad()
+def _observe(view: View, batch: Pack, method: Method, means: Means) -> None:
+    """Telemetry that needs the learner's log-probabilities."""
+    rollouts, experts = view.of("pg"), view.of("sft")
+    if n := int(rollouts.sum()):
+        means.add("policy/kl", float(kl_estimate(view.logp, view.logp_sampler)[rollouts].double().sum()), n)
+    if n := int(experts.sum()):
+        means.add("demo/nll", float(-view.logp[experts].double().sum()), n)
+        means.add("demo/probability", float(view.logp[experts].exp().double().sum()), n)
+    for name, (total, count) in method.telemetry(view).items():
+        if count:
+            means.add(name, total, count)
+    means.add("tokens/trained", float(len(view.logp)))
+    means.add("tokens/logical", float(batch.logical))
+    means.add("tokens/computed", float(batch.tokens.numel()))

@@ -1,0 +1,244 @@
+"""The in-process engine: continuous batching over a fixed number of slots, for any causal model of transformers.
+
+One forward pass draws one token for every row in a slot; a finished row leaves and a waiting one joins. The prefix of a
+prompt (all but its last token) is computed once and copied into the slots of its completions; the last prompt token is
+a row's first input, so every log-probability comes out of the same kind of pass.
+
+`deterministic=True`: tokens and log-probabilities of a completion are bit-equal whatever else is sampled, in whatever
+order. Results of a kernel depend on its shapes, so shapes depend on nothing but the row itself: always all slots (idle
+ones compute and are ignored), prefills of fixed size, key lengths from the row's own length. `deterministic=False` does
+the same work on the active rows only, equal up to rounding.
+
+Leaves out paging, speculative decoding and anything across processes: that is what `vllm.py` is for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from superrl.errors import RunError, UserError
+from superrl.records import Stop, Trajectory
+from superrl.sampling.draw import draw
+from superrl.sampling.prefixes import Prefixes
+from superrl.sampling.protocol import Prompt, SamplingLimits
+from superrl.sampling.slots import Decode, KeyValue, Prefill, SlotCache, bucket, serve
+from superrl.sampling.stops import StopStrings, decode
+from superrl.sampling.table import Row, SlotTable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ROWS_MULTIPLE = 16
+"""In a matmul of few or ragged rows a row's result depends on its place (float32, two threads, rows 5 and 7)."""
+SMALLEST_KEYS = 32
+"""Keys are read up to `bucket` of a row's length, from this length on."""
+READ_ROWS = 64
+"""Attention on the CPU treats so many rows in a call; a GPU prefers one call."""
+
+
+class LocalSampler:
+    """The owner of a copy of the model and of its key/value cache.
+
+    `model` becomes the sampler's: it is cast to `compute_dtype`, put into eval mode, and its config names another
+    attention, so hand over a deep copy, never a model that shares parameters or config with the learner's.
+    `slots` is how many completions are drawn at once; `max_length` caps prompt plus completion below the model's own
+    context length.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        eos_ids: Sequence[int],
+        slots: int = 64,
+        deterministic: bool = True,
+        compute_dtype: torch.dtype = torch.float32,
+        max_length: int | None = None,
+    ) -> None:
+        if slots < 1:
+            raise UserError(f"the sampler needs at least one slot, got {slots}")
+        serve(model)
+        model.eval().requires_grad_(False)
+        for parameter in model.parameters():  # not model.to(): rotary frequencies stay float32
+            parameter.data = parameter.data.to(compute_dtype)
+        context: int = model.config.get_text_config().max_position_embeddings
+        self.version = 0
+        self.deterministic = deterministic
+        multiple = (READ_ROWS if slots > READ_ROWS else ROWS_MULTIPLE) if deterministic else 1
+        self.slots = -(-slots // multiple) * multiple
+        self.max_length = context if max_length is None else min(max_length, context)
+        self._model = model
+        self._tokenizer = tokenizer
+        self._eos = frozenset(eos_ids)
+        self._device = next(model.parameters()).device
+        self._read_rows = min(self.slots, READ_ROWS) if self._device.type == "cpu" else self.slots
+        self._cache = SlotCache(self.slots)
+
+    def load(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Copy the learner's weights in, cast; a tied parameter may come under one or all of its names."""
+        names: dict[str, torch.nn.Parameter] = dict(self._model.named_parameters(remove_duplicate=False))
+        if unknown := sorted(set(weights) - set(names)):
+            raise RunError(f"the learner sent {len(unknown)} weights the sampler does not have, first: {unknown[0]!r}")
+        given = {id(names[name]) for name in weights}
+        if missing := [name for name, parameter in names.items() if id(parameter) not in given]:
+            raise RunError(f"the learner left out {len(missing)} of the sampler's weights, first: {missing[0]!r}")
+        for name, weight in weights.items():
+            if weight.shape != names[name].shape:
+                raise RunError(f"{name!r} has shape {list(weight.shape)}, the sampler's {list(names[name].shape)}")
+        first: dict[int, str] = {}
+        for name, weight in weights.items():
+            other = first.setdefault(id(names[name]), name)
+            if weight.data_ptr() != weights[other].data_ptr() and not torch.equal(weight, weights[other]):
+                raise RunError(f"{name!r} and {other!r} are one weight to the sampler, but the learner's differ")
+        with torch.no_grad():
+            for name, weight in weights.items():
+                names[name].copy_(weight)
+        self.version = version
+
+    @torch.inference_mode()
+    def sample(
+        self, prompts: Sequence[Prompt], limits: SamplingLimits, on_tokens: Callable[[int], None] | None = None
+    ) -> list[list[Trajectory]]:
+        """One list of `n` trajectories a prompt, in the order given. `on_tokens(k)` hears that k tokens were drawn."""
+        groups = [self._rows(prompt, limits) for prompt in prompts]
+        rows = [row for group in groups for row in group]
+        waiting = deque(
+            sorted(rows, key=lambda row: len(row.prefix), reverse=True)
+        )  # neighbours of one length: less work
+        longest = max((len(row.prompt.tokens) + row.budget for row in rows), default=1)
+        self._cache.reserve(bucket(longest, SMALLEST_KEYS))
+        prefixes = Prefixes(self._prefill, [row.prefix for row in waiting])
+        table = SlotTable(self.slots, limits.max_new_tokens)
+        stops = StopStrings(self._tokenizer, limits.stop)
+        while waiting or len(table):
+            self._admit(waiting, table, prefixes)
+            if on_tokens is not None:
+                on_tokens(len(table))
+            self._step(table, stops)
+            for slot, row in table.occupied():
+                if row.stop is not None:
+                    table.remove(slot)
+        return [[self._trajectory(row) for row in group] for group in groups]
+
+    def _rows(self, prompt: Prompt, limits: SamplingLimits) -> list[Row]:
+        length = len(prompt.tokens)
+        budget = min(limits.max_new_tokens, self.max_length - length)
+        if length == 0:
+            raise UserError("a prompt has no tokens; it needs at least one, such as the model's BOS")
+        if limits.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens must be at least 1, got {limits.max_new_tokens}")
+        if budget < 1:
+            raise UserError(
+                f"a prompt of {length} tokens leaves no room for a completion in a context of {self.max_length}; "
+                "shorten or drop it"
+            )
+        return [Row(prompt, sample, budget) for sample in range(prompt.n)]
+
+    def _admit(self, waiting: deque[Row], table: SlotTable, prefixes: Prefixes) -> None:
+        """Waiting rows take the idle slots."""
+        joining: dict[tuple[int, ...], list[int]] = {}
+        for slot in table.free()[: len(waiting)]:
+            row = waiting.popleft()
+            table.put(slot, row)
+            if row.prefix:
+                joining.setdefault(row.prefix, []).append(slot)
+        for prefix, slots in joining.items():
+            self._cache.admit(slots, prefixes.take(prefix, len(slots)))
+        if not self.deterministic:
+            self._compact(table)
+
+    def _prefill(self, prefixes: Sequence[tuple[int, ...]], rows: int, length: int) -> list[list[KeyValue]]:
+        """Keys and values, per prefix and layer [Hkv, len(prefix), D], of prefixes padded to [rows, length]."""
+        if not self.deterministic:
+            rows, length = len(prefixes), max(len(prefix) for prefix in prefixes)
+        tokens = np.zeros((rows, length), dtype=np.int64)
+        for i, prefix in enumerate(prefixes):
+            tokens[i, : len(prefix)] = prefix
+        positions = torch.arange(length, device=self._device).clamp_(max=self.max_length - 1).expand(rows, -1)
+        work = Prefill(self.deterministic)
+        self._forward(torch.from_numpy(tokens).to(self._device), positions, work)
+        return [[(k[i, :, : len(p)], v[i, :, : len(p)]) for k, v in work.layers] for i, p in enumerate(prefixes)]
+
+    def _step(self, table: SlotTable, stops: StopStrings) -> None:
+        """One forward pass, one token for every active row."""
+        width = self.slots if self.deterministic else len(table)
+        positions = torch.from_numpy(table.positions[:width]).to(self._device)
+        work = Decode.over(self._cache, positions, self._key_lengths(table)[:width], self._read_rows)
+        logits = self._forward(
+            torch.from_numpy(table.inputs[:width]).to(self._device)[:, None], positions[:, None], work
+        )
+        uniform, temperature = torch.from_numpy(np.stack([table.uniform(), table.temperature])[:, :width]).to(
+            self._device
+        )
+        draws = draw(logits, uniform, temperature)
+        tokens, logps, entropies = torch.stack(draws).cpu().numpy()
+        ids = tokens.astype(np.int64)
+        if not np.isfinite(logps[table.active[:width]]).all():
+            self._cache.clear()
+            raise RunError("the sampler's model produced logits that are not finite; the weights have diverged")
+        table.advance(ids)
+        token_list, logp_list, entropy_list = ids.tolist(), logps.tolist(), entropies.tolist()
+        for slot, row in table.occupied():
+            row.completion.append(token_list[slot])
+            row.logp.append(logp_list[slot])
+            row.entropy += entropy_list[slot]
+            row.stop = self._stop(row, stops)
+
+    def _forward(self, tokens: Tensor, positions: Tensor, work: Prefill | Decode) -> Tensor:
+        """The logits of the last column, [rows, vocabulary]."""
+        output = self._model(
+            input_ids=tokens,
+            position_ids=positions,
+            past_key_values=work,
+            use_cache=True,
+            logits_to_keep=1,
+            slot_pass=work,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def _key_lengths(self, table: SlotTable) -> NDArray[np.int64]:
+        """Up to where each slot's keys are read: its own bucket, or if not deterministic all the longest one's."""
+        lengths = np.where(table.active, table.positions + 1, 0)
+        if not self.deterministic:
+            return np.full_like(lengths, lengths.max())
+        sizes = {int(length): bucket(int(length), SMALLEST_KEYS) for length in np.unique(lengths) if length > 0}
+        return np.array([sizes.get(int(length), 0) for length in lengths], dtype=np.int64)
+
+    def _stop(self, row: Row, stops: StopStrings) -> Stop | None:
+        if row.completion[-1] in self._eos:
+            return "eos"
+        if stops.completed(row.completion):
+            return "stop"
+        return "length" if len(row.completion) == row.budget else None
+
+    def _compact(self, table: SlotTable) -> None:
+        """The last rows fill the holes, so that the active ones are the first."""
+        count = len(table)
+        sources = [slot for slot, _ in table.occupied() if slot >= count]
+        for source, target in zip(sources, table.free(), strict=False):
+            self._cache.move(source, target, int(table.positions[source]))
+            table.move(source, target)
+
+    def _trajectory(self, row: Row) -> Trajectory:
+        prompt, drawn = row.prompt, len(row.completion)
+        assert row.stop is not None, "a row that has not finished"
+        return Trajectory(
+            tokens=prompt.tokens + tuple(row.completion),
+            loss_mask=(False,) * len(prompt.tokens) + (True,) * drawn,
+            logp_sampler=(0.0,) * len(prompt.tokens) + tuple(row.logp),
+            text=decode(self._tokenizer, row.completion),
+            origin="policy",
+            version=self.version,
+            stop=row.stop,
+            temperature=prompt.temperature,
+            entropy=row.entropy / drawn,
+        )

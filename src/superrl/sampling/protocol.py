@@ -1,0 +1,50 @@
+"""What the loop asks of an engine that generates: two verbs, `sample` and `load`.
+
+Engines: `local.py` (in-process, any causal LM of transformers) and, with the `vllm` extra, `vllm.py`. Everything random
+comes from `Prompt.key`, so that a draw depends on neither its neighbours in the batch nor on global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from superrl.records import Trajectory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """`n` completions wanted after `tokens`. `key` seeds the draws: completion j's token at position t is drawn with
+    the uniform number that is a pure function of (key, j, t). Temperature 0 is greedy."""
+
+    tokens: tuple[int, ...]
+    n: int
+    key: tuple[int, ...]
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingLimits:
+    """What ends a completion: `max_new_tokens` (stop = "length"), an EOS token ("eos", kept in the tokens) or one of
+    the `stop` strings in the decoded completion ("stop": the tokens up to the one that completed it are kept)."""
+
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+
+
+class Sampler(Protocol):
+    """The owner of key/value caches and of a copy of the weights."""
+
+    def sample(
+        self, prompts: Sequence[Prompt], limits: SamplingLimits, on_tokens: Callable[[int], None] | None = None
+    ) -> list[list[Trajectory]]:
+        """One list of `n` trajectories a prompt, in the order given. `on_tokens(k)` hears that k tokens were drawn."""
+        ...
+
+    def load(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Take over the learner's weights; trajectories drawn from now on carry `version`."""
+        ...

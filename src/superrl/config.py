@@ -201,6 +201,10 @@ class Recipe(Frozen):
         """The whole recipe as plain values, as it stands in `config.yaml`."""
         return self.model_dump(mode="json", by_alias=True)
 
+    def text(self) -> str:
+        """`dump` as YAML: what `config.yaml` holds."""
+        return yaml.dump(self.dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
 
 RESUMABLE = ("evaluation", "checkpoint", "log")
 """Top-level keys that may change between a run and its resumption, besides every stage's `steps`."""
@@ -259,11 +263,16 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2's floats: 1e-6 is a number, not a string."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d+([eE][-+]?\d+)?)$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that `_Loader` would read as numbers."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d+([eE][-+]?\d+)?)$"),
+        list("-+0123456789."),
+    )
 
 
 def _override(values: dict[str, Any], override: str) -> None:

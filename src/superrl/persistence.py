@@ -1,0 +1,121 @@
+"""What of a run goes into a checkpoint, and how it comes back: weights, optimizer moments, counters, position.
+
+`checkpoint.py` knows how a folder is written safely; this file knows what is in it. Leaves out when to save.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from superrl import checkpoint
+from superrl.errors import RunError
+from superrl.learner.learner import Learner, Progress
+from superrl.position import Position
+from superrl.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def save(
+    folder: RunFolder, learner: Learner, tokenizer: PreTrainedTokenizerBase, position: Position, data: str, keep: int
+) -> Path:
+    """Write the checkpoint of this position and prune older ones; the best one stays. `data` is the digest of the
+    stage's problems."""
+
+    def fill(path: Path) -> None:
+        save_model(learner, tokenizer, path)
+        save_file(_tensors(learner), path / "trainer.safetensors")
+
+    state = {
+        "position": position.dump(),
+        "data": data,
+        "progress": asdict(learner.progress),
+        "optimizers": sorted(learner.optimizers),
+    }
+    folder.to_disk()
+    written = checkpoint.write(folder.checkpoints, position.step, fill, state)
+    checkpoint.prune(folder.checkpoints, keep, {position.best_step} if position.best_step is not None else set())
+    return written
+
+
+def save_model(learner: Learner, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """A Hugging Face folder with the float32 weights, adapters merged."""
+    from transformers import AutoModelForCausalLM
+
+    config = learner.model.config
+    with torch.device("meta"):  # the architecture only: it knows which weights are tied and how they are named on disk
+        shell = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    shell.generation_config = learner.model.generation_config
+    weights = {name: tensor.cpu().contiguous() for name, tensor in learner.weights().items()}
+    shell.save_pretrained(path, state_dict=weights, max_shard_size="1TB")
+    tokenizer.save_pretrained(path)
+
+
+def load_weights(learner: Learner, path: Path) -> None:
+    """Put a checkpoint's weights into the learner's model (with adapters: into the adapters, the base stays)."""
+    from transformers import AutoModelForCausalLM
+
+    parameters = dict(learner.trainable())
+    if _adapters(learner):
+        stored = load_file(path / "trainer.safetensors")
+        source = {name: stored[f"adapter/{name}"] for name in parameters}
+    else:
+        source = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).state_dict()
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if name not in source:
+                raise RunError(f"checkpoint {path} has no weight {name}: it is of another model")
+            parameter.copy_(source[name])
+
+
+def load_optimizers(learner: Learner, saved: checkpoint.Checkpoint) -> None:
+    """Put a checkpoint's optimizer states and counters back."""
+    tensors = load_file(saved.path / "trainer.safetensors")
+    for name in saved.state["optimizers"]:
+        prefix = f"optimizer/{name}/"
+        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        learner.optimizer(name).load_state(own)
+    learner.progress = Progress(**saved.state["progress"])
+
+
+def rewind(folder: RunFolder, report: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+    """The newest complete checkpoint (None: start anew), after cutting the run's files back to what it saw and removing
+    what came after it. Where every checkpoint is damaged nothing is touched."""
+    checkpoint.recover(folder.checkpoints)
+    saved, present = checkpoint.newest(folder.checkpoints, report), checkpoint.steps(folder.checkpoints)
+    if saved is None and present:
+        raise RunError(
+            f"none of the checkpoints in {folder.checkpoints} is whole, and nothing was changed: put one back, or "
+            "remove that folder and --resume to start the run anew"
+        )
+    if saved is None:
+        report("no checkpoint was written yet: starting anew")
+    folder.truncate(saved.state["position"]["lengths"] if saved else {})
+    for path in present:
+        if saved is not None and checkpoint.step_of(path) > saved.step:
+            shutil.rmtree(path)
+    return saved
+
+
+def _tensors(learner: Learner) -> dict[str, Tensor]:
+    tensors = {
+        f"optimizer/{name}/{key}": value.cpu()
+        for name, optimizer in learner.optimizers.items()
+        for key, value in optimizer.state().items()
+    }
+    if _adapters(learner):
+        tensors |= {f"adapter/{name}": p.detach().cpu().contiguous() for name, p in learner.trainable()}
+    return tensors
+
+
+def _adapters(learner: Learner) -> bool:
+    return hasattr(learner.model, "peft_config")

@@ -1,0 +1,283 @@
+"""From a recipe to everything a run needs, checked before anything runs: models, problems, rewards, methods.
+
+What the recipe leaves open is filled from what a task or preset brings. Leaves out the run itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from superrl import data, models, rewards
+from superrl.config import EvaluationConfig, ModelConfig, PromptConfig, Recipe, StageConfig
+from superrl.data.prepare import Prepared, prepare, summary
+from superrl.errors import UserError
+from superrl.learner.learner import Schedule
+from superrl.methods import build as build_method
+from superrl.methods.hooks import Limits, Method
+from superrl.records import Group, Problem
+from superrl.rollout import Environment
+from superrl.sampling.local import LocalSampler
+from superrl.sampling.protocol import SamplingLimits
+from superrl.text import Renderer, eos_ids
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+GIVEN = "given"
+"""The name of data and rewards handed over in Python: such a run can be repeated from Python only."""
+
+DEFAULT_MAX_NEW_TOKENS = 128
+SLOTS, SMALL = 64, 10_000_000
+"""Rows sampled at once; four times as many for models of at most so many parameters, whose cost a step is overhead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage ready to run; `groups` are its problems with their demonstrations, without rollouts. A resumed run must
+    find the same `digest` of them."""
+
+    index: int
+    config: StageConfig
+    method: Method
+    groups: tuple[Group, ...]
+    environment: Environment
+    schedule: Schedule
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """Its name in the recipe."""
+        return self.config.name
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One set to evaluate on."""
+
+    split: str
+    name: str
+    groups: tuple[Group, ...]
+    environment: Environment
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """All a run needs besides its folder and its state."""
+
+    recipe: Recipe
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stages: tuple[Stage, ...]
+    evaluations: tuple[Evaluation, ...]
+
+    def of(self, split: str) -> list[Evaluation]:
+        """The evaluation sets of a split."""
+        return [evaluation for evaluation in self.evaluations if evaluation.split == split]
+
+    @property
+    def environments(self) -> list[Environment]:
+        """Those of all stages and evaluations."""
+        return [*(stage.environment for stage in self.stages), *(one.environment for one in self.evaluations)]
+
+    def close(self) -> None:
+        """End the rewards' worker processes."""
+        for environment in self.environments:
+            environment.reward.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a caller in Python hands over instead of names in the recipe."""
+
+    reward: Callable[..., Any] | None = None
+    problems: Sequence[Problem] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What every stage and evaluation is built with."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    given: Given
+    note: Callable[[str], None]
+
+    def environment(
+        self,
+        loaded: data.Loaded,
+        *,
+        prompt: PromptConfig | None,
+        reward: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+        max_new_tokens: int | None,
+        stop: Sequence[str],
+        temperature: float,
+        where: str,
+    ) -> Environment:
+        """Template, limits and reward: what is asked for, else what the data bring."""
+        brought = loaded.defaults
+        if prompt is None:
+            self._agree(loaded, "prompt", where)
+            prompt = PromptConfig.model_validate(brought.get("prompt") or {})
+        graded = self.given.reward or reward or brought.get("reward")
+        if self.given.reward is None and _was_given(graded):
+            raise UserError(f"{where}: this run was given its reward in Python; call superrl.train(reward=...)")
+        if graded is None:
+            self._agree(loaded, "reward", where)
+            raise UserError(f"{where}: no reward is named and the data bring none; add e.g. reward: {{name: math}}")
+        endings = eos_ids(self.tokenizer, models.declared_ends(self.model), prompt)
+        longest = max_new_tokens or brought.get("max_new_tokens") or DEFAULT_MAX_NEW_TOKENS
+        return Environment(
+            Renderer(self.tokenizer, prompt, endings.final),
+            SamplingLimits(int(longest), tuple(stop) or tuple(brought.get("stop") or ())),
+            temperature,
+            rewards.build(graded),
+        )
+
+    def prepared(self, loaded: data.Loaded, environment: Environment, unverified: str, name: str) -> Prepared:
+        """The groups of some data, and a line about them."""
+        done = prepare(
+            loaded,
+            environment.renderer,
+            environment.reward,
+            max_new_tokens=environment.limits.max_new_tokens,
+            context_length=models.context_length(self.model),
+            unverified="keep" if unverified == "keep" else "drop",
+        )
+        self.note(f"{name}: {summary(done.report)}")
+        return done
+
+    def load(self, sources: str | Sequence[str], split: data.Split) -> data.Loaded:
+        """Problems by name, or those handed over."""
+        if sources == GIVEN:
+            if self.given.problems is None:
+                raise UserError(
+                    "data.train: this run was given its problems in Python; call superrl.train(problems=...)"
+                )
+            return data.Loaded(tuple(self.given.problems))
+        return data.load(sources, split)
+
+    @staticmethod
+    def _agree(loaded: data.Loaded, key: str, where: str) -> None:
+        if key in loaded.disagree:
+            raise UserError(f"{where}: the data sources bring different {key}s; name one `{key}` for the stage")
+
+
+def _was_given(reward: object) -> bool:
+    return isinstance(reward, Mapping) and str(reward.get("name")).startswith(f"python:{GIVEN}.")
+
+
+def build(recipe: Recipe, given: Given | None = None, note: Callable[[str], None] = lambda text: None) -> Session:
+    """Load and check everything; the first thing wrong is a UserError."""
+    for index, stage in enumerate(recipe.stages):  # the cheapest checks first
+        build_method(stage.method, Limits(stage.group_size, stage.max_new_tokens or 1), f"stages.{index}.method")
+    workshop = open_workshop(recipe.model, given or Given(), note)
+    stages = tuple(_stage(recipe, index, workshop) for index in range(len(recipe.stages)))
+    evaluations = tuple(
+        evaluation(workshop, split, name, recipe.evaluation, recipe.stages[-1])
+        for split, sources in (("validation", recipe.data.validation), ("test", recipe.data.test))
+        for name in ([sources] if isinstance(sources, str) else sources or [])
+    )
+    return Session(recipe, workshop.model, workshop.tokenizer, stages, evaluations)
+
+
+def open_workshop(model: ModelConfig, given: Given, note: Callable[[str], None]) -> Workshop:
+    """Tokenizer and model by their recipe."""
+    tokenizer = models.load_tokenizer(model.name)
+    return Workshop(models.load_model(model), tokenizer, given, note)
+
+
+def _stage(recipe: Recipe, index: int, workshop: Workshop) -> Stage:
+    config = recipe.stages[index]
+    where = f"stages.{index}"
+    loaded = workshop.load(config.train or recipe.data.train, "train")
+    environment = workshop.environment(
+        loaded,
+        prompt=config.prompt,
+        reward=config.reward,
+        max_new_tokens=config.max_new_tokens,
+        stop=config.stop,
+        temperature=config.temperature,
+        where=where,
+    )
+    method = build_method(
+        config.method, Limits(config.group_size, environment.limits.max_new_tokens), f"{where}.method"
+    )
+    if method.needs_correct and not environment.reward.gives_correct:
+        raise UserError(
+            f"{where}.reward never says what is correct, which the gate of {config.method['name']} reads: set "
+            "`correct_at`, the value from which a completion counts as correct"
+        )
+    done = workshop.prepared(loaded, environment, recipe.data.unverified, f"stage {config.name}")
+    groups = done.groups
+    if not method.rolls_out:
+        groups = tuple(group for group in groups if group.demonstrations)
+        if not groups:
+            raise UserError(
+                f"{where}: method {config.method['name']} learns from demonstrations, and the data leave none: "
+                f"{summary(done.report)}"
+            )
+    return Stage(index, config, method, groups, environment, _schedule(recipe, config), digest_of(groups))
+
+
+def digest_of(groups: Sequence[Group]) -> str:
+    """A fingerprint of problems and demonstrations, in order."""
+    told = ((g.problem.id, g.problem.messages, g.problem.answer, [d.text for d in g.demonstrations]) for g in groups)
+    return sha256("\n".join(map(repr, told)).encode(errors="replace")).hexdigest()
+
+
+def _schedule(recipe: Recipe, config: StageConfig) -> Schedule:
+    return Schedule(
+        optimizer=config.optimizer,
+        steps=config.steps,
+        epochs=config.epochs,
+        mini_batches=config.mini_batches,
+        max_tokens_per_pack=config.max_tokens_per_pack,
+        seed=recipe.seed,
+    )
+
+
+def evaluation(
+    workshop: Workshop, split: str, name: str, settings: EvaluationConfig, last: StageConfig | None = None
+) -> Evaluation:
+    """A validation or test set under the evaluation's own prompt, reward and length, else the last stage's, else its
+    own.
+    """
+    loaded = workshop.load(name, "validation" if split == "validation" else "test")
+    environment = workshop.environment(
+        loaded,
+        prompt=settings.prompt or (last.prompt if last else None),
+        reward=settings.reward or (last.reward if last else None),
+        max_new_tokens=settings.max_new_tokens or (last.max_new_tokens if last else None),
+        stop=last.stop if last else (),
+        temperature=settings.temperature,
+        where="evaluation",
+    )
+    few = loaded.problems[: settings.limit]
+    bare = replace(loaded, problems=tuple(replace(problem, demonstrations=()) for problem in few), dropped={})
+    return Evaluation(split, name, workshop.prepared(bare, environment, "keep", f"{split} {name}").groups, environment)
+
+
+def new_sampler(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, environments: Sequence[Environment]
+) -> LocalSampler:
+    """The in-process engine around its own plain copy of the model: deterministic in float32 on a CPU, else fast."""
+    import torch
+
+    ends = dict.fromkeys(
+        token
+        for environment in environments
+        for token in eos_ids(tokenizer, models.declared_ends(model), environment.renderer.prompt).ids
+    )
+    plain = models.sampler_model(model, dtype)
+    return LocalSampler(
+        plain,
+        tokenizer,
+        eos_ids=tuple(ends),
+        slots=SLOTS if plain.num_parameters() > SMALL else 4 * SLOTS,
+        deterministic=dtype == torch.float32 and model.device.type == "cpu",
+        compute_dtype=dtype,
+    )

@@ -1,0 +1,125 @@
+"""What a step's metrics row says about its groups, its decisions and its rollouts: pure functions of records.
+
+Rates are over all groups of the step, dropped rollouts included. Leaves out what needs the learner's log-probabilities
+(the learner's means) and clocks (`timing.jsonl`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from superrl.metrics import Means, mean
+from superrl.records import Decision, Group, Plan, Sample, Trajectory, Update
+
+TOKEN_COUNTS = ("tokens/trained", "tokens/logical", "tokens/computed")
+
+
+def of_groups(groups: Sequence[Group]) -> dict[str, float | None]:
+    """Rewards, lengths, entropy and solved rates of scored groups; nothing for groups without rollouts."""
+    rollouts = [t for group in groups for t in group.trajectories]
+    rolled = [group for group in groups if group.trajectories]
+    values = [t.score.value for t in rollouts if t.score is not None]
+    verdicts = [t.score.correct for t in rollouts if t.score is not None]
+    judged = bool(verdicts) and None not in verdicts
+    entropies = [(t.entropy * t.length, t.length) for t in rollouts if t.entropy is not None]
+    tokens = sum(length for _, length in entropies)
+    average = mean(values)
+    return {
+        "reward/mean": average,
+        "reward/std": None if average is None else (mean((v - average) ** 2 for v in values) or 0.0) ** 0.5,
+        "reward/correct": mean(float(bool(v)) for v in verdicts) if judged else None,
+        "switch/solved_rate": mean(float(group.solved) for group in rolled) if judged else None,
+        "switch/all_correct_rate": mean(float(all(s.correct for s in g.scores)) for g in rolled) if judged else None,
+        "switch/expected_rate": expected_failure(rolled) if judged else None,
+        "policy/entropy": sum(total for total, _ in entropies) / tokens if tokens else None,
+        "length/completion": mean(float(t.length) for t in rollouts),
+        "length/truncated_rate": mean(float(t.stop == "length") for t in rollouts),
+        "tokens/generated": float(sum(t.length for t in rollouts)),
+    }
+
+
+def of_decisions(groups: Sequence[Group], decisions: Sequence[Decision]) -> dict[str, float | None]:
+    """How often the switch fell back, also among the groups that have a demonstration, and where it could not."""
+    fell = [decision.kind in ("sft", "both") for decision in decisions]
+    demonstrated = [f for f, group in zip(fell, groups, strict=True) if group.demonstrations]
+    helpless = [g for g, d in zip(groups, decisions, strict=True) if d.kind == "none" and not g.demonstrations]
+    judged = all(score.correct is not None for group in groups for score in group.scores)
+    return {
+        "switch/fallbacks": float(sum(fell)),
+        "switch/fallback_rate": mean(map(float, fell)),
+        "switch/fallback_rate_demonstrated": mean(map(float, demonstrated)),
+        "switch/no_demo": float(sum(not group.solved for group in helpless)) if judged else None,
+        "groups/trained": float(sum(decision.kind != "none" for decision in decisions)),
+    }
+
+
+def of_learner(means: Means, streams: Sequence[str]) -> dict[str, float | None]:
+    """The learner's means, its token counts as sums. A loss over nothing is 0; what nothing was added to is absent."""
+    zeros = dict.fromkeys(["loss", *(f"loss/{stream}" for stream in streams), *TOKEN_COUNTS], 0.0)
+    kept = {name: one for name, one in means.means.items() if not name.startswith("weighted/")}
+    return {**zeros, **{name: one.total if name in TOKEN_COUNTS else one.value for name, one in kept.items()}}
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """A row without its words."""
+    return {key: value for key, value in metrics.items() if not isinstance(value, str)}
+
+
+def of_samples(updates: Sequence[Update]) -> dict[str, float | None]:
+    """Mean length of the demonstrations trained on, in tokens."""
+    experts = [sample for update in updates for sample in update.samples if sample.stream == "sft"]
+    return {"length/demonstration": mean(float(sum(sample.loss_mask)) for sample in experts)}
+
+
+def expected_failure(groups: Sequence[Group]) -> float | None:
+    """(1 - p)^K with p the batch's accuracy: how often all K rollouts would fail if problems were alike."""
+    verdicts = [bool(score.correct) for group in groups for score in group.scores]
+    if not verdicts:
+        return None
+    p = sum(verdicts) / len(verdicts)
+    return mean((1.0 - p) ** len(group.trajectories) for group in groups)
+
+
+def untrained(groups: Sequence[Group], updates: Sequence[Update]) -> list[tuple[Trajectory, int]]:
+    """The first rollout of every group none of whose rollouts is trained, with how many rollouts it stands for: so that
+    telemetry from the learner counts dropped groups too, at a fraction of their cost."""
+    trained = {sample.group for sample in _rollouts(updates)}
+    return [
+        (g.trajectories[0], len(g.trajectories)) for i, g in enumerate(groups) if i not in trained and g.trajectories
+    ]
+
+
+def rollout_rows(groups: Sequence[Group], plan: Plan, limit: int) -> list[dict[str, Any]]:
+    """Rows of rollouts.jsonl for `limit` groups: one of each kind of decision first, then in order."""
+    decisions = plan.decisions
+    order = sorted(range(len(groups)), key=lambda i: ([d.kind for d in decisions[:i]].count(decisions[i].kind), i))
+    advantages = {(s.group, s.tokens): s.advantage[-1] for s in _rollouts(plan.updates)}
+    return [_rollout_row(groups[i], decisions[i], i, advantages) for i in sorted(order[:limit])]
+
+
+def _rollout_row(
+    group: Group, decision: Decision, index: int, advantages: dict[tuple[int, tuple[int, ...]], float]
+) -> dict[str, Any]:
+    used = None if decision.demonstration is None else group.demonstrations[decision.demonstration].text
+    return {
+        "problem_id": group.problem.id,
+        "prompt": group.problem.prompt,
+        "completions": [
+            {
+                "text": t.text,
+                "stop": t.stop,
+                "score": None if t.score is None else asdict(t.score),
+                "advantage": advantages.get((index, t.tokens)),
+            }
+            for t in group.trajectories
+        ],
+        "decision": decision.kind,
+        "demonstration": used,
+        "why": decision.why,
+    }  # fmt: skip
+
+
+def _rollouts(updates: Sequence[Update]) -> list[Sample]:
+    return [sample for update in updates for sample in update.samples if sample.stream != "sft"]

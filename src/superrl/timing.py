@@ -1,0 +1,50 @@
+"""Clocks and peak memory, kept apart from metrics: they never repeat."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+
+class Clock:
+    """Wall-clock seconds by phase of one step."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.seconds = dict.fromkeys(("rollout", "reward", "train", "sync"), 0.0)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Add the time inside the block to a phase."""
+        before = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - before
+
+    def row(self, step: int, stage: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """A line of timing.jsonl."""
+        whole = time.perf_counter() - self.started
+        return {
+            "step": step,
+            "stage": stage,
+            **{f"time/{phase}": seconds for phase, seconds in self.seconds.items()},
+            "time/step": whole,
+            "tokens_per_second/generated": _rate(metrics.get("tokens/generated"), self.seconds["rollout"]),
+            "tokens_per_second/trained": _rate(metrics.get("tokens/computed"), self.seconds["train"]),
+            "memory/peak_bytes": peak_memory(),
+        }
+
+
+def peak_memory() -> int:
+    """The most resident memory this process has had, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _rate(count: float | None, seconds: float) -> float | None:
+    return count / seconds if count and seconds > 0 else None

@@ -1,0 +1,321 @@
+"""The loop: take problems, roll out, score, decide, learn, hand the new weights to the sampler, record.
+
+`train` runs a recipe from its first step or from where its folder stands. All that changes is the learner, the
+sampler and a `Position`; interrupted and resumed is the same run, byte for byte on one machine. Leaves out everything
+a method, reward or task decides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from superrl import checkpoint, models, persistence, runfolder, setup, telemetry
+from superrl.config import Recipe
+from superrl.data.order import take
+from superrl.errors import RunError, UserError
+from superrl.evaluation import evaluate
+from superrl.learner.learner import Learner
+from superrl.learner.optimizer import scheduled_lr
+from superrl.metrics import Means, row
+from superrl.position import Position, restore
+from superrl.records import Group, Plan, Problem, StepRecord
+from superrl.report import Listener, Silent
+from superrl.rollout import refill, retry, roll_out, score
+from superrl.runfolder import RunFolder
+from superrl.sampling.protocol import Sampler
+from superrl.setup import Given, Session, Stage
+from superrl.signals import Signals, listening
+from superrl.summary import summarize
+from superrl.timing import Clock
+from superrl.trackers import Tracker, open_trackers, tell
+
+ROLLOUT = 0
+"""The purpose in a rollout's seed keys: (seed, ROLLOUT, stage, step, attempt, slot)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A step's rows of metrics.jsonl and timing.jsonl."""
+
+    metrics: Mapping[str, Any]
+    timing: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the loop works with; only learner and sampler change."""
+
+    session: Session
+    folder: RunFolder
+    learner: Learner
+    sampler: Sampler
+    progress: Listener
+    signals: Signals
+    trackers: Sequence[Tracker] = ()
+
+    def heard(self, tokens: int) -> None:
+        """Tokens were drawn: show it, and leave if a signal has arrived (no state is touched while sampling)."""
+        self.progress.tokens(tokens)
+        self.signals.check()
+
+    def tell(self, told: Told) -> None:
+        """Show a finished step to the person and the trackers; what goes wrong here costs no step."""
+        tell(self.trackers, told.metrics)
+        self.progress.step(told.metrics, told.timing)
+
+
+def train(
+    recipe: Recipe,
+    out: Path | None = None,
+    *,
+    resume: bool = False,
+    progress: Listener | None = None,
+    reward: Callable[..., Any] | None = None,
+    problems: Sequence[Problem] | None = None,
+) -> Path:
+    """Run a recipe in the folder `out` and return it. With `resume`, continue the run that is there."""
+    progress = progress or Silent()
+    path = out or runfolder.default_path(recipe.stages[-1].name)
+    folder = runfolder.reopen(path, recipe) if resume else runfolder.create(path)
+    progress.note(f"run folder: {path}")
+    with listening() as signals:
+        session = setup.build(recipe, Given(reward, problems), progress.note)
+        try:
+            torch.use_deterministic_algorithms(True, warn_only=session.model.device.type != "cpu")
+            run, position = _open(session, folder, progress, signals, resume)
+            folder.write_recipe(recipe)
+            _run_stages(run, position)
+        finally:
+            session.close()
+    return path
+
+
+def dry_run(recipe: Recipe) -> str:
+    """Validate everything, render one problem, write nothing: what a person reads before a run."""
+    lines: list[str] = []
+    session = setup.build(recipe, note=lines.append)
+    session.close()
+    for stage in session.stages:
+        group = next((g for g in stage.groups if g.demonstrations), stage.groups[0])
+        context = stage.environment.renderer.context(group.problem)
+        lines += [
+            f"stage {stage.name}, problem {group.problem.id}:",
+            f"  prompt: {session.tokenizer.decode(context)!r}",
+        ]
+        lines += [f"  demonstration: {one.text!r}" for one in group.demonstrations[:1]]
+    return "\n".join([recipe.text(), *lines])
+
+
+def _run_stages(run: Run, position: Position) -> None:
+    started = time.monotonic() - position.seconds
+    try:
+        for stage in run.session.stages[position.stage :]:
+            position = _enter(run, stage, position)
+            while not _finished(run, stage, position := _look(run, stage, position)):
+                position, told = train_step(run, stage, position)
+                position = replace(position, seconds=time.monotonic() - started)
+                run.tell(told)
+        _save(run, position)
+        _write_evaluations(run, _evaluate(run, position, "test"))
+    except Exception:
+        _rescue(run, position)
+        raise
+    for tracker in run.trackers:
+        tracker.close()
+    position = replace(position, seconds=time.monotonic() - started)
+    summary = summarize(run.folder.rows("evaluations.jsonl"), run.folder.rows("metrics.jsonl"), position)
+    run.folder.write_summary(summary)
+    run.progress.finish(summary, run.folder.path)
+
+
+def train_step(run: Run, stage: Stage, position: Position) -> tuple[Position, Told]:
+    """One step of the loop: where the run stands after it, and what there is to tell."""
+    clock = Clock()
+    run.progress.phase("rolling out", stage.config.prompts_per_step * stage.config.group_size)
+    groups, position, drawn = collect(run, stage, position, clock)
+    run.progress.phase("training", len(groups))
+    with clock("train"):
+        groups, plan, means = learn(run, stage, position, groups)
+    position = replace(position, step=position.step + 1, stage_step=position.stage_step + 1)
+    with clock("sync"):
+        run.sampler.load(run.learner.weights(), position.step)
+    metrics = row(describe(run, stage, position, groups, plan, means) | {"groups/drawn": drawn})
+    timing = clock.row(position.step, stage.name, metrics)
+    shown = telemetry.rollout_rows(groups, plan, run.session.recipe.log.rollouts_per_step)
+    run.folder.append("rollouts.jsonl", *({"step": position.step, "stage": stage.name, **line} for line in shown))
+    run.folder.append("metrics.jsonl", metrics)
+    run.folder.append("timing.jsonl", timing)
+    record = StepRecord(position.step, telemetry.numbers(metrics), plan.decisions)
+    state = stage.method.after_step(record, groups, position.method_state)
+    return replace(position.counting(metrics), method_state=state, lengths=run.folder.lengths()), Told(metrics, timing)
+
+
+def learn(run: Run, stage: Stage, position: Position, groups: Sequence[Group]) -> tuple[list[Group], Plan, Means]:
+    """Decide about the groups and take the updates that follow; the annotated groups, the decisions, what happened."""
+    annotated = run.learner.annotate(groups, stage.method.needs)
+    plan = stage.method.plan(annotated, position.method_state)
+    unseen = telemetry.untrained(annotated, plan.updates)
+    drift = run.learner.drift([trajectory for trajectory, _ in unseen])
+    means = run.learner.step(plan.updates, stage.method, version=position.step)
+    for value, (trajectory, stands_for) in zip(drift, unseen, strict=True):
+        means.add("policy/kl", value * stands_for, float(trajectory.length * stands_for))
+    return annotated, plan, means
+
+
+def describe(
+    run: Run, stage: Stage, position: Position, groups: Sequence[Group], plan: Plan, means: Means
+) -> dict[str, Any]:
+    """The step's metrics, from the loop, the learner and the groups."""
+    rolled = telemetry.of_groups(groups) | telemetry.of_decisions(groups, plan.decisions)
+    return {
+        **telemetry.of_learner(means, ("pg", "sft") if stage.method.rolls_out else ("sft",)),
+        **(rolled if stage.method.rolls_out else {"groups/trained": float(len(groups))}),
+        **telemetry.of_samples(plan.updates),
+        "step": position.step,
+        "stage": stage.name,
+        "stage_step": position.stage_step,
+        "epoch": position.cursor / len(stage.groups),
+        "lr": scheduled_lr(stage.config.optimizer, position.stage_step - 1, stage.config.steps),
+        "updates": position.updates + run.learner.progress.updates,
+        "updates/refused": position.refused + run.learner.progress.refused,
+    }
+
+
+def collect(run: Run, stage: Stage, position: Position, clock: Clock) -> tuple[list[Group], Position, int]:
+    """The step's scored groups, the position after drawing them, and how many groups were drawn."""
+    config, method, cursor = stage.config, stage.method, position.cursor
+
+    def draw(count: int, attempt: int) -> list[Group]:
+        nonlocal cursor
+        indices = take(len(stage.groups), cursor, count, seed=run.session.recipe.seed, stage=stage.index)
+        cursor += count
+        key = (run.session.recipe.seed, ROLLOUT, stage.index, position.step, attempt)
+        groups = [replace(stage.groups[i], key=(*key, slot)) for slot, i in enumerate(indices)]
+        if not method.rolls_out:
+            return groups
+        with clock("rollout"):
+            requests = method.requests([group.problem for group in groups], position.method_state)
+            groups = roll_out(requests, groups, stage.environment, run.sampler, run.heard)
+        with clock("reward"):
+            groups = score(groups, stage.environment)
+        with clock("rollout"):
+            again = method.retry(groups, position.method_state)
+            return retry(again, groups, stage.environment, run.sampler, run.heard)
+
+    if config.refill is None or not method.rolls_out:
+        groups = draw(config.prompts_per_step, 0)
+        return groups, replace(position, cursor=cursor), len(groups)
+    filled = refill(draw, config.prompts_per_step, config.refill, position.carried)
+    return list(filled.groups), replace(position, cursor=cursor, carried=filled.carried), filled.drawn
+
+
+def _open(
+    session: Session, folder: RunFolder, progress: Listener, signals: Signals, resume: bool
+) -> tuple[Run, Position]:
+    """Learner, sampler and position, fresh or from the newest complete checkpoint."""
+    saved = persistence.rewind(folder, progress.note) if resume else None
+    stage = session.stages[saved.state["position"]["stage"] if saved else 0]
+    position = restore(saved.state["position"], stage.groups) if saved else Position()
+    if saved and saved.state["data"] != stage.digest:
+        raise UserError(f"--resume: the data of stage {stage.name} are not those of the run in {folder.path}")
+    dtype = models.compute_dtype(session.recipe.model)
+    learner = Learner(session.model, dtype, stage.schedule)
+    if saved:
+        persistence.load_weights(learner, saved.path)
+        persistence.load_optimizers(learner, saved)
+        progress.note(f"resuming after step {position.step}")
+    sampler = setup.new_sampler(session.model, session.tokenizer, dtype, session.environments)
+    sampler.load(learner.weights(), position.step)
+    trackers = open_trackers(session.recipe.log.trackers, folder.path, session.recipe.dump())
+    return Run(session, folder, learner, sampler, progress, signals, trackers), position
+
+
+def _enter(run: Run, stage: Stage, position: Position) -> Position:
+    """The position at the start of a stage: a fresh optimizer, cursor and method state, and the weights it starts
+    from.
+    """
+    if position.stage == stage.index and position.stage_step > 0:
+        return position  # resumed inside it
+    source = stage.config.from_ if stage.index else "previous"
+    if source == "initial" or (source == "best" and position.best_step == 0):
+        initial = models.load_model(run.session.recipe.model)
+        run.learner.model.load_state_dict(initial.state_dict())
+    elif source == "best" and position.best_step is not None:
+        persistence.load_weights(run.learner, checkpoint.at(run.folder.checkpoints, position.best_step).path)
+    done = run.learner.progress
+    run.learner.begin(stage.schedule)
+    run.sampler.load(run.learner.weights(), position.step)
+    return position.at_stage(stage.index, stage.method.initial_state(), done.updates, done.refused)
+
+
+def _look(run: Run, stage: Stage, position: Position) -> Position:
+    """Between steps: evaluate and save where the recipe says so, and leave if a signal has arrived."""
+    run.signals.check()
+    recipe, best_before = run.session.recipe, position.best_step
+    every, saves = recipe.evaluation.every, recipe.checkpoint.every
+    validates = bool(every) and (position.stage_step % every == 0 or position.stage_step == stage.config.steps)
+    if position.evaluated < position.step and (validates or position.step == 0):
+        rows = _evaluate(run, position, "test") if position.step == 0 else []
+        validation = _evaluate(run, position, "validation") if validates else []
+        _write_evaluations(run, rows + validation)
+        position = replace(_judged(position, validation), lengths=run.folder.lengths())
+    if position.step and (position.best_step != best_before or (saves and position.step % saves == 0)):
+        _save(run, position)
+    return position
+
+
+def _finished(run: Run, stage: Stage, position: Position) -> bool:
+    patience = run.session.recipe.evaluation.patience
+    return position.stage_step >= stage.config.steps or (patience is not None and position.waited >= patience)
+
+
+def _judged(position: Position, rows: Sequence[Mapping[str, Any]]) -> Position:
+    """A better mean validation accuracy (mean reward where nothing is judged) is the new best; the earliest on ties."""
+    position = replace(position, evaluated=position.step)
+    if not rows:
+        return position
+    marks = [r["accuracy"] if r["accuracy"] is not None else r["reward"] for r in rows]
+    mark = sum(marks) / len(marks)
+    if position.best is None or mark > position.best:
+        return replace(position, best=mark, best_step=position.step, waited=0)
+    return replace(position, waited=position.waited + 1)
+
+
+def _evaluate(run: Run, position: Position, split: str) -> list[dict[str, Any]]:
+    """A row for every set of a split; nothing is written yet, so that an interruption leaves no half of one."""
+    rows = []
+    k, seed = run.session.recipe.evaluation.k, run.session.recipe.seed
+    for wanted in run.session.of(split):
+        run.progress.phase("evaluating", len(wanted.groups) * k)
+        found = evaluate(wanted.groups, wanted.environment, run.sampler, k=k, seed=seed, heard=run.heard)
+        rows.append({"step": position.step, "split": split, "data": wanted.name, **found})
+    return rows
+
+
+def _write_evaluations(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    run.folder.append("evaluations.jsonl", *rows)
+    for line in rows:
+        run.progress.evaluation(line)
+
+
+def _rescue(run: Run, position: Position) -> None:
+    """On the way out, save the last whole step, if the learner still stands there."""
+    if run.learner.busy or run.learner.progress.step != position.stage_step:
+        return
+    try:
+        _save(run, position)
+    except RunError as error:
+        run.progress.note(str(error))
+    else:
+        run.progress.note(f"saved after step {position.step}: continue with --out {run.folder.path} --resume")
+
+
+def _save(run: Run, position: Position) -> None:
+    digest, keep = run.session.stages[position.stage].digest, run.session.recipe.checkpoint.keep
+    persistence.save(run.folder, run.learner, run.session.tokenizer, position, digest, keep)

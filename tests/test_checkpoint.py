@@ -1,0 +1,235 @@
+"""Checkpoints: whole or not there, found damaged when they are, and model folders that transformers reads."""
+
+import json
+import os
+import resource
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from small_runs import small_model
+from superrl import checkpoint, models, persistence
+from superrl.config import LoraConfig, ModelConfig, OptimizerConfig
+from superrl.errors import RunError, UserError
+from superrl.learner.learner import Learner, Schedule
+from superrl.position import Position
+from superrl.runfolder import RunFolder
+
+SCHEDULE = Schedule(OptimizerConfig(), steps=1, epochs=1, mini_batches=1, max_tokens_per_pack=64, seed=0)
+
+
+def fill(folder: Path) -> None:
+    save_file({"w": torch.arange(4.0)}, folder / "model.safetensors")
+
+
+def written(root: Path, *steps: int) -> list[Path]:
+    """Checkpoints of these steps."""
+    return [checkpoint.write(root, step, fill, {"step": step}) for step in steps]
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+    written(tmp_path, 5, 40)
+    found = checkpoint.newest(tmp_path, pytest.fail)
+    assert found is not None and (found.step, found.state) == (40, {"step": 40})
+    assert checkpoint.at(tmp_path, 5).state == {"step": 5}
+    assert checkpoint.newest(tmp_path / "none", pytest.fail) is None
+    manifest = json.loads((found.path / "manifest.json").read_text())
+    sizes = {path.name: path.stat().st_size for path in found.path.iterdir()}
+    assert {name: entry["bytes"] for name, entry in manifest.items()} | {
+        "manifest.json": sizes["manifest.json"]
+    } == sizes
+
+
+def damaged_json(text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / "manifest.json").write_text(text)
+
+
+def flip(folder: Path) -> None:
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-3] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (flip, "the checksum of model.safetensors does not match"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 9), "model.safetensors has 9 bytes instead of"),
+        (lambda folder: os.truncate(folder / "trainer.json", 0), "trainer.json has 0 bytes instead of"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing"),
+        (damaged_json("{"), "manifest.json cannot be read"),
+        (damaged_json("[]"), "manifest.json cannot be read"),
+        (damaged_json('{"trainer.json": {"bytfs": 1}}'), "manifest.json cannot be read"),
+        (damaged_json("{}"), "manifest.json does not name trainer.json"),
+    ],
+)
+def test_a_damaged_one_is_named_and_the_one_before_it_used(
+    harm: Callable[[Path], object], sentence: str, tmp_path: Path
+) -> None:
+    _, newer = written(tmp_path, 1, 2)
+    harm(newer)
+    said: list[str] = []
+    found = checkpoint.newest(tmp_path, said.append)
+    assert found is not None and found.step == 1
+    assert len(said) == 1 and str(newer) in said[0] and sentence in said[0]
+    with pytest.raises(RunError, match="step-00000002 is damaged"):
+        checkpoint.at(tmp_path, 2)
+
+
+def test_names_that_are_no_checkpoint_are_let_be(tmp_path: Path) -> None:
+    for stray in ("step-x", "step-00000009.partial", "step-00000009.aside", "notes"):
+        (tmp_path / stray).mkdir(parents=True)
+    (tmp_path / "step-00000008").write_text("a file")
+    path = written(tmp_path, 100_000_000, 2)[0]
+    assert checkpoint.steps(tmp_path) == [tmp_path / "step-00000002", path]
+
+
+def test_what_fails_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
+    written(tmp_path, 1)
+
+    def fails(folder: Path) -> None:
+        fill(folder)
+        raise ZeroDivisionError
+
+    for step in (1, 2):
+        with pytest.raises(ZeroDivisionError):
+            checkpoint.write(tmp_path, step, fails, {"step": "other"})
+    assert names(tmp_path) == ["step-00000001"] and checkpoint.at(tmp_path, 1).state == {"step": 1}
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing in the program answers to it."""
+
+
+@pytest.mark.parametrize("allowed", range(3))
+@pytest.mark.parametrize(("owner", "name"), [(Path, "rename"), (checkpoint, "_to_disk"), (shutil, "rmtree")])
+def test_a_replaced_one_is_never_away(
+    owner: Any, name: str, allowed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at any rename, flush or removal, the old or the new checkpoint of the step is there after `recover`."""
+    written(tmp_path, 1)
+    real, calls = getattr(owner, name), iter(range(99))
+
+    def until_killed(*arguments: Any, **keywords: Any) -> Any:
+        if next(calls) >= allowed:
+            raise Killed
+        return real(*arguments, **keywords)
+
+    with monkeypatch.context() as patched, suppress(Killed):
+        patched.setattr(owner, name, until_killed)
+        checkpoint.write(tmp_path, 1, fill, {"step": "new"})
+    assert (tmp_path / "step-00000001").exists() or (tmp_path / "step-00000001.aside").exists()
+    checkpoint.recover(tmp_path)
+    assert names(tmp_path) == ["step-00000001"] and checkpoint.damage_of(tmp_path / "step-00000001") is None
+
+
+def test_the_same_state_is_not_written_twice(tmp_path: Path) -> None:
+    [path] = written(tmp_path, 1)
+    before = path.stat().st_ino
+    written(tmp_path, 1)
+    assert path.stat().st_ino == before
+    flip(path)
+    written(tmp_path, 1)
+    assert checkpoint.damage_of(path) is None, "a damaged one is written again"
+
+
+def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    written(tmp_path, 1, 2, 3, 4)
+    checkpoint.prune(tmp_path, keep=2, also={1})
+    assert names(tmp_path) == ["step-00000001", "step-00000003", "step-00000004"]
+
+
+def test_a_limit_of_the_disk_is_one_sentence_and_earlier_ones_are_whole(tmp_path: Path) -> None:
+    written(tmp_path, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
+    try:
+        with pytest.raises(RunError) as refused:
+            written(tmp_path, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "step-00000002 was not written; earlier checkpoints are whole" in str(refused.value)
+    assert names(tmp_path) == ["step-00000001"] and checkpoint.damage_of(tmp_path / "step-00000001") is None
+
+
+def test_a_full_disk_is_said_to_be_full(tmp_path: Path) -> None:
+    def full(folder: Path) -> None:
+        with Path("/dev/full").open("wb", buffering=0) as file:
+            file.write(b"x")
+
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(RunError, match=r"^the disk is full, so .* free space, then --resume$"):
+        checkpoint.write(tmp_path, 1, full, {})
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama, untied": {"kind": "llama", "tie_word_embeddings": False},
+    "qwen2": {"kind": "qwen2"},
+    "gpt_neox": {"kind": "gpt_neox", "tie_word_embeddings": False},
+    "llama, lora": {"kind": "llama"},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_transformers_reads_a_checkpoint_as_the_sampler_has_it(shape: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    lora = LoraConfig(rank=2) if shape.endswith("lora") else None
+    config = ModelConfig(name=str(small_model(tmp_path / "model", **SHAPES[shape])), lora=lora)
+    model, tokenizer = models.load_model(config), models.load_tokenizer(config.name)
+    learner = Learner(model, torch.float32, SCHEDULE)
+    with torch.no_grad():
+        for place, (_, parameter) in enumerate(learner.trainable()):
+            parameter.add_(0.01 * (place + 1))
+    before = model.config.to_dict()
+    path = persistence.save(RunFolder(tmp_path), learner, tokenizer, Position(step=7), "digest", keep=1)
+    assert model.config.to_dict() == before, "saving leaves the model alone"
+
+    read, loading = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    weights = learner.weights()
+    for name, parameter in read.named_parameters():
+        assert parameter.dtype == torch.float32 and torch.equal(parameter, weights[name]), name
+    ids = torch.tensor([[3, 4, 5]])
+    if lora is None:
+        assert torch.equal(read(ids).logits, model(ids).logits)
+    else:
+        torch.testing.assert_close(read(ids).logits, model(ids).logits, atol=1e-5, rtol=1e-5)
+    assert AutoTokenizer.from_pretrained(path).get_vocab() == tokenizer.get_vocab()
+
+    again = Learner(models.load_model(config), torch.float32, SCHEDULE)
+    persistence.load_weights(again, path)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(learner.trainable(), again.trainable(), strict=True))
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    small, large = (small_model(tmp_path / str(n), num_hidden_layers=n) for n in (1, 2))
+    learner = Learner(models.load_model(ModelConfig(name=str(large))), torch.float32, SCHEDULE)
+    with pytest.raises(RunError, match=r"has no weight model\.layers\.1.*: it is of another model"):
+        persistence.load_weights(learner, small)
+
+
+def test_export_writes_a_model_folder_and_nothing_else(tmp_path: Path) -> None:
+    model = small_model(tmp_path / "model")
+    checkpoint.export(model, tmp_path / "out")
+    assert load_file(tmp_path / "out" / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
+    for source, out, dtype, why in (
+        (model, "out", "bfloat16", "is not empty"),
+        (model, "new", "int3", "--dtype must be one of"),
+        (tmp_path, "new", "float32", "is neither a run folder nor a model folder"),
+    ):
+        with pytest.raises(UserError, match=why):
+            checkpoint.export(source, tmp_path / out, dtype)

@@ -1,0 +1,140 @@
+"""Rolling out with a small real sampler that draws digits, scoring, retrying, and dynamic sampling around it."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders import group
+from superrl.config import RefillConfig
+from superrl.records import Group, Problem, Request, Score, Trajectory
+from superrl.rewards.base import Reward
+from superrl.rollout import KEEP, Environment, refill, retry, roll_out, score
+from superrl.sampling.protocol import SamplingLimits
+
+
+class Digits:
+    """A sampler whose completion is one digit, a pure function of key and index."""
+
+    def sample(self, prompts, limits, on_tokens=None):
+        return [[self._draw(p, j) for j in range(p.n)] for p in prompts]
+
+    def load(self, weights, version):
+        raise NotImplementedError
+
+    def _draw(self, prompt, j):
+        digit = random.Random(f"{prompt.key}/{j}").randrange(10)
+        tokens = (*prompt.tokens, digit)
+        mask = (*[False] * len(prompt.tokens), True)
+        return Trajectory(tokens, mask, (0.0,) * len(tokens), str(digit), temperature=prompt.temperature)
+
+
+class Even(Reward):
+    """1 for an even last digit; counts its calls."""
+
+    gives_correct = True
+    fingerprint = None
+
+    def __init__(self):
+        self.calls = []
+
+    def score(self, problems, completions):
+        self.calls.append(len(completions))
+        return [Score(float(int(c[-1]) % 2 == 0), int(c[-1]) % 2 == 0) for c in completions]
+
+
+class Plain:
+    """Renders a problem as the code points of its id, then the prefix."""
+
+    def context(self, problem, *, messages=None, prefix=""):
+        return tuple(map(ord, problem.id + prefix))
+
+
+def environment():
+    return Environment(Plain(), SamplingLimits(5), 1.0, Even())
+
+
+def problem(name):
+    return Problem(name, ({"role": "user", "content": name},))
+
+
+def visit(name, slot=0):
+    return Group(problem(name), key=(0, 0, 0, 0, 0, slot))
+
+
+def test_groups_keep_their_order_and_requests_their_prefix_and_temperature():
+    asked = [Request(problem("a"), 2), Request(problem("b"), 3, prefix="7", temperature=0.5)]
+    groups = roll_out(asked, [visit("a"), visit("b", 1)], environment(), Digits(), None)
+    assert [len(g.trajectories) for g in groups] == [2, 3]
+    assert groups[1].trajectories[0].text.startswith("7")
+    assert [groups[i].trajectories[0].temperature for i in (0, 1)] == [1.0, 0.5]
+    assert groups[1].trajectories[0].tokens[:2] == (ord("b"), ord("7"))
+
+
+def test_scoring_is_one_call_and_scores_nothing_twice():
+    env = environment()
+    groups = roll_out([Request(problem("a"), 4)], [visit("a")], env, Digits(), None)
+    scored = score(groups, env)
+    assert score(scored, env) == scored and env.reward.calls == [4, 0]
+    assert all(t.score.correct == (int(t.text) % 2 == 0) for t in scored[0].trajectories)
+
+
+def test_a_retry_draws_anew_and_joins_its_group():
+    env = environment()
+    groups = score(roll_out([Request(problem("a"), 4)], [visit("a")], env, Digits(), None), env)
+    (joined,) = retry({0: Request(problem("a"), 4)}, groups, env, Digits(), None)
+    assert joined.trajectories[:4] == groups[0].trajectories and len(joined.trajectories) == 8
+    assert all(t.score is not None for t in joined.trajectories) and joined.key == groups[0].key
+    assert [t.text for t in joined.trajectories[:4]] != [t.text for t in joined.trajectories[4:]]
+
+
+MIXED, DEAD, SOLVED = group([1, 0], name="mixed"), group([0, 0], name="dead"), group([1, 1], name="solved")
+SHAPED = group([0.2, 0.4], correct=[False, False], name="shaped")
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"), [("mixed", [MIXED]), ("deviation", [MIXED, SHAPED]), ("solved", [MIXED, SOLVED])]
+)
+def test_keep_rules(rule, kept):
+    assert [g for g in (MIXED, DEAD, SOLVED, SHAPED) if KEEP[rule](g, 1e-6)] == kept
+
+
+def test_mixed_goes_by_reward_where_nothing_is_judged():
+    unjudged = [group(r, correct=[None, None]) for r in ([0.1, 0.4], [0.3, 0.1 + 0.2])]
+    assert [KEEP["mixed"](g, 1e-6) for g in unjudged] == [True, False]
+
+
+@given(
+    stream=st.lists(st.booleans(), min_size=60, max_size=60),
+    want=st.integers(1, 8),
+    cap=st.integers(1, 4),
+    oversample=st.sampled_from([1.0, 1.5, 2.0]),
+    carry=st.booleans(),
+)
+def test_refill_keeps_the_first_good_groups_in_order_and_loses_none_it_carries(stream, want, cap, oversample, carry):
+    drawn = []
+
+    def draw(count, attempt):
+        fresh = [replace(MIXED if stream[len(drawn) + i] else DEAD, key=(len(drawn) + i,)) for i in range(count)]
+        drawn.extend(fresh)
+        return fresh
+
+    result = refill(draw, want, RefillConfig(cap=cap, oversample=oversample, carry_over=carry))
+    good = [g for g in drawn if g.problem.id == "mixed"]
+    assert result.drawn == len(drawn)
+    assert list(result.groups) == good[:want]
+    assert list(result.carried) == (good[want:] if carry else [])
+
+
+def test_refill_uses_what_was_carried_first_and_stops_at_the_cap():
+    calls = []
+
+    def draw(count, attempt):
+        calls.append((count, attempt))
+        return [DEAD] * count
+
+    result = refill(draw, 3, RefillConfig(cap=2), carried=[MIXED])
+    assert calls == [(2, 0), (2, 1)] and result.groups == (MIXED,) and result.drawn == 4
+    assert refill(draw, 1, RefillConfig(), carried=[MIXED]).drawn == 0

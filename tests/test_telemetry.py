@@ -1,0 +1,59 @@
+"""What a step's row says about hand-made groups."""
+
+import pytest
+
+from builders import group
+from superrl import telemetry
+from superrl.methods import build
+from superrl.methods.hooks import Limits
+
+BATCH = [
+    group([0] * 4, experts=[5], name="a"),
+    group([1, 0, 0, 0], experts=[3], name="b"),
+    group([1] * 4, name="c"),
+    group([0] * 4, name="d"),
+]
+PLAN = build({"name": "superrl"}, Limits(4, 10)).plan(BATCH, {})
+
+
+def test_groups_by_hand():
+    row = telemetry.of_groups(BATCH)
+    assert row["reward/mean"] == row["reward/correct"] == pytest.approx(5 / 16)
+    assert row["switch/solved_rate"] == 0.5 and row["switch/all_correct_rate"] == 0.25
+    assert row["switch/expected_rate"] == pytest.approx((11 / 16) ** 4)
+    assert row["length/completion"] == 3.0 and row["tokens/generated"] == 48.0
+    assert row["policy/entropy"] is None
+
+
+def test_decisions_by_hand():
+    row = telemetry.of_decisions(BATCH, PLAN.decisions)
+    assert row == {
+        "switch/fallbacks": 1.0,
+        "switch/fallback_rate": 0.25,
+        "switch/fallback_rate_demonstrated": 0.5,
+        "switch/no_demo": 1.0,
+        "groups/trained": 2.0,
+    }
+
+
+def test_what_is_not_judged_is_none():
+    row = telemetry.of_groups([group([0.5, 0.2], correct=[None, None])])
+    assert row["reward/correct"] is None and row["switch/solved_rate"] is None and row["reward/mean"] == 0.35
+
+
+def test_groups_without_rollouts_have_no_reward():
+    row = telemetry.of_groups([group([], experts=[4])])
+    assert row["reward/mean"] is None and row["switch/solved_rate"] is None and row["tokens/generated"] == 0.0
+
+
+def test_dropped_groups_are_represented_by_their_first_rollout():
+    unseen = telemetry.untrained(BATCH, PLAN.updates)
+    assert [(t.tokens, n) for t, n in unseen] == [(BATCH[i].trajectories[0].tokens, 4) for i in (0, 2, 3)]
+
+
+def test_rollout_rows_show_every_kind_of_decision_before_a_second_of_one():
+    rows = telemetry.rollout_rows(BATCH, PLAN, 3)
+    assert [r["decision"] for r in rows] == ["sft", "pg", "none"]
+    assert rows[0]["demonstration"] == BATCH[0].demonstrations[0].text and rows[1]["demonstration"] is None
+    assert rows[0]["completions"][0]["advantage"] is None and rows[1]["completions"][0]["advantage"] > 0
+    assert rows[1]["completions"][0]["score"] == {"value": 1, "correct": True, "parts": {}}

@@ -1,0 +1,132 @@
+"""`superrl doctor`: what is installed, which devices and engines there are, what is missing and how to get it.
+
+Asks the installed packages' metadata and imports nothing but torch, so that a broken extra cannot break the diagnosis.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from importlib import metadata, util
+from pathlib import Path
+
+EXTRAS = {
+    "data": ("hub datasets", ("datasets", "pyarrow")),
+    "plot": ("figures", ("matplotlib",)),
+    "lora": ("model.lora", ("peft",)),
+    "tasks": ("tasks:reasoning_gym/NAME", ("reasoning_gym",)),
+    "gguf": (".gguf models", ("gguf",)),
+    "tensorboard": ("tracker", ("tensorboard",)),
+    "wandb": ("tracker", ("wandb",)),
+    "trackio": ("tracker", ("trackio",)),
+}
+"""Extra -> what it is for, and the modules it must bring."""
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+
+
+def report() -> tuple[str, bool]:
+    """What a person reads, and whether everything the core needs is there."""
+    core = [requirement(stated) for stated in core_requirements()]
+    missing = [line for line in core if line.startswith("MISSING")]
+    blocks = [
+        ["superrl", *map(indent, [version("superrl"), f"python {platform.python_version()}", platform.platform()])],
+        ["core", *map(indent, core or ["unknown: superrl runs from its sources, which state no requirements"])],
+        ["devices", *map(indent, devices())],
+        ["engines", *map(indent, engines())],
+        ["extras", *map(indent, extras())],
+    ]
+    verdict = ["everything the core needs is there"]
+    if missing:
+        verdict = [f"{len(missing)} of the core's packages missing or too old; get them with: pip install -U superrl"]
+    return "\n\n".join("\n".join(block) for block in [*blocks, verdict]), not missing
+
+
+def indent(line: str) -> str:
+    """A line of a block."""
+    return f"  {line}"
+
+
+def version(package: str) -> str:
+    """`name 1.2.3`, or that it is not installed (superrl run from its sources)."""
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return f"{package} (not installed as a package)"
+
+
+def core_requirements() -> list[str]:
+    """The core's requirements as the package states them: `torch>=2.11`; [] when it is not installed."""
+    try:
+        stated = metadata.requires("superrl") or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [requirement for requirement in stated if "extra ==" not in requirement]
+
+
+def requirement(stated: str) -> str:
+    """`torch 2.13.0`, or MISSING with what is wanted."""
+    name, _, least = stated.partition(">=")
+    try:
+        found = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return f"MISSING {stated}"
+    return f"{name} {found}" if numbers(found) >= numbers(least) else f"MISSING {stated}, found {found}"
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """(2, 13, 0) of `2.13.0+cpu`; () of nothing."""
+    return tuple(int(part) for part in re.findall(r"\d+", text.partition("+")[0])[:3])
+
+
+def devices() -> list[str]:
+    """The CPU with what matters for bfloat16, memory and disk, and every accelerator."""
+    lines = [f"cpu: {os.cpu_count()} cores, {memory()}, {', '.join(cpu_features()) or 'no known features'}"]
+    lines.append(f"disk: {shutil.disk_usage('.').free / 2**30:.0f} GiB free here")
+    try:
+        import torch
+    except ImportError as error:
+        return [*lines, f"torch does not load: {error}"]
+    lines.append(f"torch: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        bf16 = "bfloat16" if gpu.major >= 8 else "no bfloat16"
+        lines.append(f"cuda:{index}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {bf16}")
+    if not torch.cuda.device_count():
+        lines.append("no CUDA device; `model.device: auto` computes on the CPU")
+    return lines
+
+
+def memory() -> str:
+    """The machine's memory, where the system tells."""
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names:
+        return "memory unknown"
+    return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
+
+
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """The flags that decide whether bfloat16 is fast: avx512_bf16 and amx_bf16 (x86), bf16 (ARM)."""
+    if not cpuinfo.is_file():
+        return [platform.machine()]
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    found = set(flags.group(1).split()) if flags else set()
+    return [flag for flag in CPU_FLAGS if flag in found]
+
+
+def engines() -> list[str]:
+    """What can generate."""
+    vllm = version("vllm") if util.find_spec("vllm") else "vllm: not installed; this version of superrl does not use it"
+    return ["local: ready (in-process, any causal language model of transformers)", vllm]
+
+
+def extras() -> list[str]:
+    """Every extra: there, or the command that gets it."""
+    return [extra(name, purpose, modules) for name, (purpose, modules) in EXTRAS.items()]
+
+
+def extra(name: str, purpose: str, modules: tuple[str, ...]) -> str:
+    """`plot (figures): installed`, or `...: pip install 'superrl[plot]'`."""
+    there = all(util.find_spec(module) for module in modules)
+    return f"{name} ({purpose}): " + ("installed" if there else f"pip install 'superrl[{name}]'")

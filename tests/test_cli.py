@@ -1,0 +1,140 @@
+"""The command line: what it parses, what a person reads when something is wrong, and the exit status."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from superrl import cli
+from superrl.config import PromptConfig, shipped
+from superrl.errors import Interrupted, RunError, UserError
+
+RECIPE = """
+data: {train: "tasks:chain"}
+stages: [{name: rl, method: {name: grpo}, steps: 2}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nonsense"], "no such command"),
+        (["train", "--nonsense"], "no such option"),
+        (["show"], "missing argument"),
+        (["eval", "tiny", "data.jsonl", "--k", "0"], "--k"),
+        (["eval", "tiny", "data.jsonl", "--k", "many"], "--k"),
+        (["eval", "tiny", "data.jsonl", "--reward", "["], "is not valid YAML"),
+        (["eval", "tiny", "data.jsonl", "--reward", "{weight: 1}"], "must be a reward's name"),
+        (["eval", "tiny", "data.jsonl", "--prompt", "no slot"], "template must contain {prompt}"),
+        (["eval", "tiny", "data.jsonl", "--prompt", "{system: x, tempalte: y}"], "did you mean 'template'?"),
+        (["eval", "tiny", "data.jsonl", "--out", "/nowhere/figures.json"], "cannot write /nowhere/figures.json"),
+        (["train", "no-such-recipe"], "no recipe 'no-such-recipe'"),
+        (["train", "nowhere.yaml"], "cannot read the recipe nowhere.yaml"),
+        (["train", "--resume"], "--resume needs --out DIR"),
+        (["show", "/nowhere"], "/nowhere is not a folder"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_status_2(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("superrl: ") and sentence.lower() in err.lower()
+    assert err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_help_lists_every_command_and_needs_no_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in ("train", "eval", "inspect", "show", "recipes", "doctor", "export"))
+    assert cli.run(["--help"]) == 0 and capsys.readouterr().out == text
+    assert "..." not in text.partition("Commands:")[2], "a command's line is too long for 80 columns"
+
+
+def test_recipes_are_listed_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["recipes"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(shipped())
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (UserError("the data are wrong"), 2, "the data are wrong"),
+        (RunError("the run failed"), 1, "the run failed"),
+        (OSError(28, "No space left on device"), 1, "the disk is full: free some space, then continue with --resume"),
+        (MemoryError(), 1, "out of memory: lower max_tokens_per_pack, "),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "out of memory: "),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Interrupted(15), 143, "interrupted"),
+        (Interrupted(2), 130, "interrupted"),
+    ],
+)
+def test_every_failure_has_its_sentence_and_status(error: BaseException, status: int, sentence: str) -> None:
+    found, code = cli.explain(error)
+    assert found.startswith(sentence) and "\n" not in found
+    assert code == status
+
+
+def test_a_bug_leaves_its_traceback_in_the_run_folder(tmp_path: Path) -> None:
+    cli._run_folder[:] = [tmp_path]
+    try:
+        sentence, status = cli.explain(ZeroDivisionError("a bug"))
+    finally:
+        cli._run_folder.clear()
+    assert (sentence, status) == (f"unexpected ZeroDivisionError: a bug (traceback in {tmp_path / 'error.log'})", 1)
+    assert "ZeroDivisionError: a bug" in (tmp_path / "error.log").read_text()
+
+
+def test_a_bug_without_a_run_folder_shows_its_traceback() -> None:
+    sentence, status = cli.explain(ZeroDivisionError("a bug"))
+    assert sentence.startswith("unexpected ZeroDivisionError: a bug\n") and status == 1
+
+
+def test_an_interrupted_run_says_how_to_continue(tmp_path: Path) -> None:
+    cli._run_folder[:] = [tmp_path]
+    try:
+        sentence, status = cli.explain(Interrupted(15))
+    finally:
+        cli._run_folder.clear()
+    assert sentence == f"interrupted; continue with: superrl train {tmp_path}/config.yaml --out {tmp_path} --resume"
+    assert status == 143
+
+
+def test_an_argument_with_an_equals_sign_is_an_override(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "a=b.yaml"
+    recipe.write_text(RECIPE)
+    assert cli.run(["train", str(recipe), "stages.rl.stepz=3", "--dry-run"]) == 2
+    assert "unknown key 'stages.0.stepz'; did you mean 'steps'?" in capsys.readouterr().err
+    assert cli.run(["train", str(recipe), "steps", "--dry-run"]) == 2
+    assert "override 'steps' must read path.to.key=value" in capsys.readouterr().err
+
+
+def test_resuming_without_a_recipe_reads_the_run_s_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["train", "--out", str(tmp_path), "--resume"]) == 2
+    assert f"cannot read the recipe {tmp_path / 'config.yaml'}" in capsys.readouterr().err
+
+
+def test_rewards_and_prompts_may_be_short_or_yaml() -> None:
+    assert cli._reward(None) is None and cli._prompt(None) is None
+    assert cli._reward("math") == {"name": "math"}
+    assert cli._reward("{name: qa, weight: 2}") == {"name": "qa", "weight": 2}
+    assert cli._reward("[math, {name: qa}]") == [{"name": "math"}, {"name": "qa"}]
+    assert cli._prompt("Q: {prompt}\nA:") == PromptConfig(template="Q: {prompt}\nA:")
+    assert cli._prompt("{prompt}") == PromptConfig()
+    assert cli._prompt("{system: Be brief., chat: always}") == PromptConfig(system="Be brief.", chat="always")
+
+
+def test_figures_are_printed_with_their_interval() -> None:
+    figures = {"accuracy": 0.165, "pass@k": 0.31, "ci95": [0.121, 0.22], "n": 200, "k": 4, "reward": 0.2}
+    assert cli._figures(figures) == "accuracy 0.165 [0.121, 0.220], pass@4 0.310, mean reward 0.200, n 200"
+    unjudged = figures | {"accuracy": None, "ci95": None, "pass@k": None}
+    assert cli._figures(unjudged) == "mean reward 0.200, n 200"
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    code = "import sys; from superrl.cli import main; sys.argv = ['superrl', '--help']; main()"
+    ended = subprocess.run(
+        f'"{sys.executable}" -c "{code}" | true', shell=True, capture_output=True, text=True, check=False
+    )
+    assert ended.stderr == ""

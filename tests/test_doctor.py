@@ -1,0 +1,38 @@
+"""The diagnosis: nothing it says is a guess, and everything missing comes with the command that gets it."""
+
+from pathlib import Path
+
+import torch
+
+from superrl.doctor import EXTRAS, cpu_features, extra, numbers, report, requirement
+
+
+def test_the_report_names_versions_devices_engines_and_every_extra() -> None:
+    text, healthy = report()
+    assert healthy
+    assert torch.__version__.partition("+")[0] in text or "unknown: superrl runs from its sources" in text
+    for part in ("cpu: ", "local: ready", *(f"  {name} (" for name in EXTRAS)):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_requirement_is_met_too_old_or_missing() -> None:
+    assert requirement("pytest>=7").startswith("pytest ")
+    assert requirement("pytest>=999").startswith("MISSING pytest>=999, found ")
+    assert requirement("no-such-package>=1") == "MISSING no-such-package>=1"
+
+
+def test_versions_compare_as_numbers() -> None:
+    assert numbers("2.13.0+cpu") == (2, 13, 0) > numbers("2.9") > numbers("") == ()
+
+
+def test_an_extra_is_there_or_comes_with_its_command() -> None:
+    assert extra("plot", "figures", ("json",)) == "plot (figures): installed"
+    assert extra("plot", "figures", ("json", "no_such_module")) == "plot (figures): pip install 'superrl[plot]'"
+
+
+def test_cpu_features_are_read_from_the_first_core(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor: 0\nflags\t\t: fpu avx2 amx_bf16 avx512_bf16x\n")
+    assert cpu_features(cpuinfo) == ["avx2", "amx_bf16"]
+    assert len(cpu_features(tmp_path / "none")) == 1

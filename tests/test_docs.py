@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+
 from builders import group, tiny_llama
 from small_runs import small_model
-
 from superrl.config import Frozen, OptimizerConfig, load, shipped
 from superrl.learner.learner import Learner, Schedule
 from superrl.methods.hooks import Limits
@@ -32,7 +32,7 @@ def test_the_readme_s_python_example_trains_and_evaluates(tmp_path, monkeypatch)
     (tmp_path / "test.jsonl").write_text('{"prompt": "1+2=", "answer": "3"}\n')
     (tmp_path / "mine.yaml").write_text(
         f"model: {{name: {model}}}\ndata: {{train: train.jsonl, test: [test.jsonl]}}\n"
-        "stages: [{name: rl, method: {name: superrl}, steps: 1, prompts_per_step: 2, group_size: 2, max_new_tokens: 4}]\n"
+        "stages: [{name: rl, method: {name: superrl}, steps: 1, prompts_per_step: 2, max_new_tokens: 4}]\n"
     )
     (block,) = [b for b in python_blocks("README.md") if "superrl.train" in b]
     space: dict[str, object] = {}

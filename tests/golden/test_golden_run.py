@@ -13,10 +13,15 @@ from superrl.config import load
 from superrl.training import train
 
 OVERRIDES = (
-    "stages.0.steps=3", "stages.0.prompts_per_step=8", "evaluation.limit=10", "evaluation.every=3", "stages.0.optimizer.lr=5.0e-4",
-    "data.train=[\"tasks:chain?order=right&ops=3&n=16&demos=8\", \"tasks:logic?n=16&demos=0\"]",
-    "data.validation=\"tasks:chain?order=right&ops=3&n=10\"", "data.test=[]",
-)  # fmt: skip
+    "stages.0.steps=3",
+    "stages.0.prompts_per_step=8",
+    "stages.0.optimizer.lr=5.0e-4",
+    "evaluation.limit=10",
+    "evaluation.every=3",
+    'data.train=["tasks:chain?order=right&ops=3&n=16&demos=8", "tasks:logic?n=16&demos=0"]',
+    'data.validation="tasks:chain?order=right&ops=3&n=10"',
+    "data.test=[]",
+)
 KEYS = ("loss", "loss/pg", "loss/sft", "reward/mean", "switch/fallback_rate", "grad_norm", "policy/entropy")
 GOLDEN: list[dict[str, float]] = [
     {

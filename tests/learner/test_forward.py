@@ -105,3 +105,17 @@ def test_the_gpu_agrees_with_the_cpu():
     here, _ = forward.token_logprobs(model, batch, torch.float32)
     there, _ = forward.token_logprobs(model.cuda(), batch.to(torch.device("cuda")), torch.float32)
     torch.testing.assert_close(there.cpu(), here, rtol=1e-4, atol=1e-4)
+
+
+def test_activation_checkpointing_changes_no_bit_of_the_gradient():
+    (batch,) = pack([sample(30, 25, seed=i) for i in range(3)], 1000)
+
+    def gradient(recompute):
+        model = tiny_llama()
+        if recompute:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.train()
+        forward.token_logprobs(model, batch, torch.float32)[0].sum().backward()
+        return flat_gradient(model)
+
+    assert torch.equal(gradient(True), gradient(False))

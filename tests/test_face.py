@@ -1,5 +1,6 @@
 """superrl from Python: a reward function and rows as dictionaries, no YAML."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,19 @@ def test_rows_become_problems_and_problems_stay() -> None:
 def test_wrong_problems(problems: list[Any], sentence: str, model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=sentence):
         superrl.train(recipe(model, {"steps": 0}), problems=problems, reward=letters, out=tmp_path)
+
+
+def test_a_lambda_on_the_default_recipe_needs_no_yaml(tmp_path: Path) -> None:
+    small = ["stages.0.steps=1", "stages.0.prompts_per_step=2", "stages.0.group_size=2", "stages.0.max_new_tokens=4"]
+    rows = [{"prompt": f"{i}+1=", "solution": str(i + 1)} for i in range(3)]
+    out = superrl.train(
+        "default",
+        problems=rows,
+        reward=lambda completions, solution, **_: [float(c == s) for c, s in zip(completions, solution, strict=True)],
+        overrides=small,
+        out=tmp_path / "run",
+    )
+    assert json.loads((out / "summary.json").read_text())["test"] == {}
 
 
 def test_a_mapping_takes_no_overrides() -> None:

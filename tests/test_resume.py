@@ -332,7 +332,25 @@ def test_changed_data_are_noticed_on_resume(model: Path, tmp_path: Path) -> None
     data.write_text("\n".join(map(json.dumps, rows)))
     settings = recipe(model, data={"train": str(data)}, evaluation={"every": 0})
     with pytest.raises(Killed):
-        run(settings, tmp_path / "run", Ends(1, Killed(), "step"))
+        run(settings, tmp_path / "run", Ends(2, Killed(), "step"))
     data.write_text("\n".join(json.dumps({**row, "answer": "0"}) for row in rows))
     with pytest.raises(UserError, match="data of stage rl are not those of the run"):
         run(settings, tmp_path / "run", resume=True)
+
+
+def test_a_stage_that_starts_anew_leaves_the_checkpoint_of_the_one_before(model: Path, tmp_path: Path) -> None:
+    """The step number is the same, the weights are not."""
+    settings = recipe(model, SFT, {"from": "initial"}, checkpoint={"every": 1, "keep": 9}, evaluation={"every": 0})
+    first = run(recipe(model, SFT, evaluation={"every": 0}), tmp_path / "first")
+    with pytest.raises(RunError):  # the first tokens are the test's at step 0, the second the second stage's
+        run(settings, tmp_path / "both", Ends(2, RunError("in its first rollout"), "tokens"))
+    ends = [checkpoints(folder)[-1] / "model.safetensors" for folder in (first, tmp_path / "both")]
+    assert ends[0].read_bytes() == ends[1].read_bytes()
+
+
+def test_metrics_count_every_group_drawn_not_only_those_kept(model: Path, tmp_path: Path) -> None:
+    refilling = {"method": {"name": "grpo"}, "refill": {"keep": "solved", "cap": 3}}
+    out = run(recipe(model, refilling, evaluation={"every": 0}), tmp_path / "run")
+    for row in rows(out, "metrics.jsonl"):
+        assert row["tokens/generated"] >= row["groups/drawn"] * 2 and row["reward/mean"] is not None
+    assert any(row["groups/drawn"] > 4 for row in rows(out, "metrics.jsonl"))

@@ -91,14 +91,16 @@ def test_a_retry_draws_anew_and_joins_its_group():
 
 
 MIXED, DEAD, SOLVED = group([1, 0], name="mixed"), group([0, 0], name="dead"), group([1, 1], name="solved")
+TAUGHT = group([0, 0], experts=[3], name="taught")
 SHAPED = group([0.2, 0.4], correct=[False, False], name="shaped")
 
 
 @pytest.mark.parametrize(
-    ("rule", "kept"), [("mixed", [MIXED]), ("deviation", [MIXED, SHAPED]), ("solved", [MIXED, SOLVED])]
+    ("rule", "kept"),
+    [("mixed", [MIXED]), ("deviation", [MIXED, SHAPED]), ("solved", [MIXED, SOLVED]), ("learnable", [MIXED, TAUGHT])],
 )
 def test_keep_rules(rule, kept):
-    assert [g for g in (MIXED, DEAD, SOLVED, SHAPED) if KEEP[rule](g, 1e-6)] == kept
+    assert [g for g in (MIXED, DEAD, SOLVED, SHAPED, TAUGHT) if KEEP[rule](g, 1e-6)] == kept
 
 
 def test_mixed_goes_by_reward_where_nothing_is_judged():

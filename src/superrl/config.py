@@ -86,11 +86,15 @@ class OptimizerConfig(Frozen):
 class RefillConfig(Frozen):
     """Dynamic sampling: draw on until `prompts_per_step` groups pass the `keep` rule, at most `cap` times a step.
 
+    `keep`: `mixed` (some rollouts correct, some not), `learnable` (mixed, or failed with a demonstration to fall back
+    on), `deviation` (rewards differ by more than `epsilon`), `solved`; None: the method's own rule. If the cap is
+    reached first, the step's N is what was found.
+
     `oversample` multiplies how many prompts a round draws for the groups still missing; with `carry_over` surplus
     groups wait for the next step (their tokens keep the log-probabilities of the policy that drew them).
     """
 
-    keep: Literal["mixed", "deviation", "solved"] = "mixed"
+    keep: Literal["mixed", "learnable", "deviation", "solved"] | None = None
     epsilon: NonNegativeFloat = 1e-6
     cap: PositiveInt = 4
     oversample: Annotated[float, Field(ge=1.0)] = 1.0

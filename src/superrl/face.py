@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from superrl.config import Recipe, load, parse
+from superrl.config import Recipe, load, parse, shipped
 from superrl.data.files import Row
 from superrl.data.rows import problems_of
 from superrl.errors import UserError
@@ -43,7 +43,8 @@ def train(
 ) -> Path:
     """Run a recipe (name, path, mapping or Recipe) and return the run folder.
 
-    `problems` (Problems, or rows of the data format) replace `data.train`; `reward` has TRL's signature `f(prompts,
+    `problems` (Problems, or rows of the data format) replace `data.train`, and a shipped recipe's validation and test
+    sets too unless an override names some; `reward` has TRL's signature `f(prompts,
     completions, **columns) -> list[float]` and replaces every stage's reward. A run given either can be repeated from
     Python only, and its `config.yaml` says so.
     """
@@ -86,13 +87,19 @@ def _resolved(
     given: bool,
     reward: Callable[..., Any] | None,
 ) -> Recipe:
+    its_own = (
+        isinstance(recipe, str)
+        and recipe in shipped()
+        and not any(override.startswith("data.") for override in overrides)
+    )
     if isinstance(recipe, str | Path):
         recipe = load(recipe, overrides)
     elif overrides:
         raise UserError("overrides go with a recipe's name or path; change the mapping itself")
     values: dict[str, Any] = dict(recipe.dump() if isinstance(recipe, Recipe) else recipe)
     if given:
-        values["data"] = {**values.get("data", {}), "train": GIVEN}
+        others = {} if its_own else values.get("data", {})  # a shipped recipe's own problems are of another kind
+        values["data"] = {**others, "train": GIVEN}
     if reward is not None:
         named = {"name": f"python:{GIVEN}.{getattr(reward, '__qualname__', type(reward).__name__)}"}
         values["stages"] = [{**stage, "reward": named} for stage in values.get("stages", [])]

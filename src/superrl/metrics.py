@@ -22,7 +22,7 @@ METRIC_KEYS = (
     "tokens/generated", "tokens/trained", "tokens/logical", "tokens/computed",
     "updates/refused",
 )  # fmt: skip
-"""Every key of a metrics row, in this order; a method may add keys of its own under `method/`."""
+"""Every key of a metrics row, in this order; a method may add `loss/STREAM`, and others under `method/`."""
 
 TIMING_KEYS = (
     "step", "stage", "time/rollout", "time/reward", "time/train", "time/sync", "time/step",
@@ -71,10 +71,10 @@ def mean(values: Iterable[float]) -> float | None:
 
 def row(values: Mapping[str, float | int | str | None]) -> dict[str, float | int | str | None]:
     """A complete metrics row: contract keys first, absent and non-finite numbers as None, then the method's own."""
-    unknown = [key for key in values if key not in METRIC_KEYS and not key.startswith("method/")]
+    own = sorted(key for key in values if key not in METRIC_KEYS)
+    unknown = [key for key in own if not key.startswith(("method/", "loss/"))]
     assert not unknown, f"metric keys missing from METRIC_KEYS: {unknown}"
-    complete = {key: _finite(values.get(key)) for key in METRIC_KEYS}
-    return complete | {key: _finite(value) for key, value in sorted(values.items()) if key.startswith("method/")}
+    return {key: _finite(values.get(key)) for key in [*METRIC_KEYS, *own]}
 
 
 def _finite(value: float | int | str | None) -> float | int | str | None:

@@ -87,9 +87,8 @@ def load_optimizers(learner: Learner, saved: checkpoint.Checkpoint) -> None:
     learner.progress = Progress(**saved.state["progress"])
 
 
-def rewind(folder: RunFolder, report: Callable[[str], None]) -> checkpoint.Checkpoint | None:
-    """The newest complete checkpoint (None: start anew), after cutting the run's files back to what it saw and removing
-    what came after it. Where every checkpoint is damaged nothing is touched."""
+def newest(folder: RunFolder, report: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+    """The newest complete checkpoint (None: start anew); where every one is damaged, a RunError."""
     checkpoint.recover(folder.checkpoints)
     saved, present = checkpoint.newest(folder.checkpoints, report), checkpoint.steps(folder.checkpoints)
     if saved is None and present:
@@ -99,11 +98,15 @@ def rewind(folder: RunFolder, report: Callable[[str], None]) -> checkpoint.Check
         )
     if saved is None:
         report("no checkpoint was written yet: starting anew")
+    return saved
+
+
+def rewind(folder: RunFolder, saved: checkpoint.Checkpoint | None) -> None:
+    """Cut the run's files back to what a checkpoint saw (None: nothing), and remove what came after it."""
     folder.truncate(saved.state["position"]["lengths"] if saved else {})
-    for path in present:
+    for path in checkpoint.steps(folder.checkpoints):
         if saved is not None and checkpoint.step_of(path) > saved.step:
             shutil.rmtree(path)
-    return saved
 
 
 def _tensors(learner: Learner) -> dict[str, Tensor]:

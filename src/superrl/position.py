@@ -17,8 +17,8 @@ from superrl.records import Group, Score, State, Trajectory
 @dataclass(frozen=True, slots=True)
 class Position:
     """`step` counts over all stages, `stage_step` within one; `evaluated` is the last step whose evaluation is
-    recorded; `waited` counts evaluations since the best one; `seconds` is the wall-clock spent so far; `lengths` are
-    the bytes that the run's files had here."""
+    recorded; `waited` counts evaluations since `stage_best`, the best one of the stage; `seconds` is the wall-clock
+    spent so far; `lengths` are the bytes that the run's files had here."""
 
     stage: int = 0
     stage_step: int = 0
@@ -27,6 +27,7 @@ class Position:
     evaluated: int = -1
     best: float | None = None
     best_step: int | None = None
+    stage_best: float | None = None
     waited: int = 0
     updates: int = 0
     refused: int = 0
@@ -54,6 +55,7 @@ class Position:
             stage=stage,
             stage_step=0,
             cursor=0,
+            stage_best=None,
             waited=0,
             method_state=method_state,
             carried=(),

@@ -74,7 +74,7 @@ class Trajectory:
 
     `logp_sampler` is 0.0 where nothing was drawn (prompt, expert tokens); `text` is the completion as the reward reads
     it; `entropy` is the sampler's mean per-token entropy in nats over the drawn tokens; `annotations` hold what the
-    learner computed without gradient (`logp_old`, `logp_ref`, ...), aligned with `tokens`.
+    learner computed without gradient (`demo_logp`, ...), aligned with `tokens`.
     """
 
     tokens: tuple[int, ...]
@@ -155,6 +155,7 @@ class Sample:
     group: int
     temperature: float = 1.0
     version: int = 0
+    origin: Origin = "policy"
     annotations: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -195,10 +196,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A method's answer to a batch: the updates to take and one decision a group."""
+    """A method's answer to a batch: the updates to take, one decision a group, and numbers of its own for the row."""
 
     updates: tuple[Update, ...]
     decisions: tuple[Decision, ...]
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +229,9 @@ class View:
         return self.stream == (self.streams.index(stream) if stream in self.streams else -1)
 
     def annotation(self, name: str) -> Tensor:
-        """A quantity the method asked for in `needs`, e.g. `logp_ref`."""
+        """A quantity of the samples' `annotations`."""
         if name not in self.annotations:
-            raise KeyError(f"the method reads {name!r} but does not name it in `needs`")
+            raise KeyError(f"the method reads {name!r}, which none of its samples carries")
         return self.annotations[name]
 
 

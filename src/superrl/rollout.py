@@ -94,7 +94,11 @@ class Refilled:
 
 
 def refill(
-    draw: Callable[[int, int], Sequence[Group]], want: int, config: RefillConfig, carried: Sequence[Group] = ()
+    draw: Callable[[int, int], Sequence[Group]],
+    want: int,
+    config: RefillConfig,
+    keep: str = "mixed",
+    carried: Sequence[Group] = (),
 ) -> Refilled:
     """Draw until `want` groups pass the keep rule, at most `config.cap` times; `draw(count, attempt)` gives scored
     groups.
@@ -102,14 +106,13 @@ def refill(
     Fewer than `want` come back when the cap is reached. Surplus groups are carried over if the config says so, else
     lost (DAPO, arXiv:2503.14476 section 3.2).
     """
-    keep = KEEP[config.keep]
     kept, drawn = list(carried), 0
     for attempt in range(config.cap):
         if len(kept) >= want:
             break
         fresh = draw(round((want - len(kept)) * config.oversample), attempt)
         drawn += len(fresh)
-        kept += [group for group in fresh if keep(group, config.epsilon)]
+        kept += [group for group in fresh if KEEP[keep](group, config.epsilon)]
     return Refilled(tuple(kept[:want]), tuple(kept[want:]) if config.carry_over else (), drawn)
 
 
@@ -117,6 +120,11 @@ def is_mixed(group: Group, epsilon: float) -> bool:
     """Some rollouts are correct and some are not; by reward where the reward does not say what is correct."""
     verdicts = {score.correct for score in group.scores}
     return deviates(group, epsilon) if None in verdicts else len(verdicts) == 2
+
+
+def is_learnable(group: Group, epsilon: float) -> bool:
+    """Mixed, or failed with a demonstration to fall back on."""
+    return is_mixed(group, epsilon) or (bool(group.demonstrations) and not group.solved)
 
 
 def deviates(group: Group, epsilon: float) -> bool:
@@ -132,4 +140,9 @@ def is_solved(group: Group, epsilon: float) -> bool:
     return group.solved
 
 
-KEEP: dict[str, Callable[[Group, float], bool]] = {"mixed": is_mixed, "deviation": deviates, "solved": is_solved}
+KEEP: dict[str, Callable[[Group, float], bool]] = {
+    "mixed": is_mixed,
+    "learnable": is_learnable,
+    "deviation": deviates,
+    "solved": is_solved,
+}

@@ -16,7 +16,7 @@ from superrl.data.prepare import Prepared, prepare, summary
 from superrl.errors import UserError
 from superrl.learner.learner import Schedule
 from superrl.methods import build as build_method
-from superrl.methods.hooks import Limits, Method
+from superrl.methods.hooks import NEEDS, Limits, Method
 from superrl.records import Group, Problem
 from superrl.rollout import Environment
 from superrl.sampling.local import LocalSampler
@@ -146,6 +146,7 @@ class Workshop:
             max_new_tokens=environment.limits.max_new_tokens,
             context_length=models.context_length(self.model),
             unverified="keep" if unverified == "keep" else "drop",
+            stop=environment.limits.stop,
         )
         self.note(f"{name}: {summary(done.report)}")
         return done
@@ -206,6 +207,7 @@ def _stage(recipe: Recipe, index: int, workshop: Workshop) -> Stage:
     method = build_method(
         config.method, Limits(config.group_size, environment.limits.max_new_tokens), f"{where}.method"
     )
+    assert method.needs <= NEEDS, f"{config.method['name']} needs {method.needs - NEEDS}, which nobody computes"
     if method.needs_correct and not environment.reward.gives_correct:
         raise UserError(
             f"{where}.reward never says what is correct, which the gate of {config.method['name']} reads: set "

@@ -69,7 +69,7 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 def of_samples(updates: Sequence[Update]) -> dict[str, float | None]:
     """Mean length of the demonstrations trained on, in tokens."""
-    experts = [sample for update in updates for sample in update.samples if sample.stream == "sft"]
+    experts = [sample for update in updates for sample in update.samples if sample.origin == "expert"]
     return {"length/demonstration": mean(float(sum(sample.loss_mask)) for sample in experts)}
 
 
@@ -122,4 +122,4 @@ def _rollout_row(
 
 
 def _rollouts(updates: Sequence[Update]) -> list[Sample]:
-    return [sample for update in updates for sample in update.samples if sample.stream != "sft"]
+    return [sample for update in updates for sample in update.samples if sample.origin == "policy"]

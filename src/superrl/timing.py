@@ -35,13 +35,16 @@ class Clock:
             **{f"time/{phase}": seconds for phase, seconds in self.seconds.items()},
             "time/step": whole,
             "tokens_per_second/generated": _rate(metrics.get("tokens/generated"), self.seconds["rollout"]),
-            "tokens_per_second/trained": _rate(metrics.get("tokens/computed"), self.seconds["train"]),
+            "tokens_per_second/trained": _rate(metrics.get("tokens/logical"), self.seconds["train"]),
             "memory/peak_bytes": peak_memory(),
         }
 
 
 def peak_memory() -> int:
-    """The most resident memory this process has had, in bytes."""
+    """The most memory this process has had, in bytes: on the GPU where there is one, else resident."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -86,13 +86,17 @@ def train(
     progress.note(f"run folder: {path}")
     with listening() as signals:
         session = setup.build(recipe, Given(reward, problems), progress.note)
+        trackers: list[Tracker] = []
         try:
             torch.use_deterministic_algorithms(True, warn_only=session.model.device.type != "cpu")
-            run, position = _open(session, folder, progress, signals, resume)
+            trackers = open_trackers(recipe.log.trackers, folder.path, recipe.dump())
+            run, position = _open(session, folder, progress, signals, trackers, resume)
             folder.write_recipe(recipe)
             _run_stages(run, position)
         finally:
             session.close()
+            for tracker in trackers:
+                tracker.close()
     return path
 
 
@@ -121,13 +125,11 @@ def _run_stages(run: Run, position: Position) -> None:
                 position, told = train_step(run, stage, position)
                 position = replace(position, seconds=time.monotonic() - started)
                 run.tell(told)
-        _save(run, position)
+            _save(run, position)
         _write_evaluations(run, _evaluate(run, position, "test"))
     except Exception:
         _rescue(run, position)
         raise
-    for tracker in run.trackers:
-        tracker.close()
     position = replace(position, seconds=time.monotonic() - started)
     summary = summarize(run.folder.rows("evaluations.jsonl"), run.folder.rows("metrics.jsonl"), position)
     run.folder.write_summary(summary)
@@ -138,14 +140,14 @@ def train_step(run: Run, stage: Stage, position: Position) -> tuple[Position, To
     """One step of the loop: where the run stands after it, and what there is to tell."""
     clock = Clock()
     run.progress.phase("rolling out", stage.config.prompts_per_step * stage.config.group_size)
-    groups, position, drawn = collect(run, stage, position, clock)
+    groups, drawn, position = collect(run, stage, position, clock)
     run.progress.phase("training", len(groups))
     with clock("train"):
         groups, plan, means = learn(run, stage, position, groups)
     position = replace(position, step=position.step + 1, stage_step=position.stage_step + 1)
     with clock("sync"):
         run.sampler.load(run.learner.weights(), position.step)
-    metrics = row(describe(run, stage, position, groups, plan, means) | {"groups/drawn": drawn})
+    metrics = row(describe(run, stage, position, groups, drawn, plan, means))
     timing = clock.row(position.step, stage.name, metrics)
     shown = telemetry.rollout_rows(groups, plan, run.session.recipe.log.rollouts_per_step)
     run.folder.append("rollouts.jsonl", *({"step": position.step, "stage": stage.name, **line} for line in shown))
@@ -169,17 +171,25 @@ def learn(run: Run, stage: Stage, position: Position, groups: Sequence[Group]) -
 
 
 def describe(
-    run: Run, stage: Stage, position: Position, groups: Sequence[Group], plan: Plan, means: Means
+    run: Run,
+    stage: Stage,
+    position: Position,
+    groups: Sequence[Group],
+    drawn: Sequence[Group],
+    plan: Plan,
+    means: Means,
 ) -> dict[str, Any]:
-    """The step's metrics, from the loop, the learner and the groups."""
-    rolled = telemetry.of_groups(groups) | telemetry.of_decisions(groups, plan.decisions)
+    """The step's metrics: of the policy by all groups drawn now, of the decisions by the groups trained on."""
+    rolled = telemetry.of_groups(drawn) | telemetry.of_decisions(groups, plan.decisions)
     return {
+        **{f"method/{name}": value for name, value in plan.metrics.items()},
         **telemetry.of_learner(means, ("pg", "sft") if stage.method.rolls_out else ("sft",)),
         **(rolled if stage.method.rolls_out else {"groups/trained": float(len(groups))}),
         **telemetry.of_samples(plan.updates),
         "step": position.step,
         "stage": stage.name,
         "stage_step": position.stage_step,
+        "groups/drawn": len(drawn),
         "epoch": position.cursor / len(stage.groups),
         "lr": scheduled_lr(stage.config.optimizer, position.stage_step - 1, stage.config.steps),
         "updates": position.updates + run.learner.progress.updates,
@@ -187,9 +197,10 @@ def describe(
     }
 
 
-def collect(run: Run, stage: Stage, position: Position, clock: Clock) -> tuple[list[Group], Position, int]:
-    """The step's scored groups, the position after drawing them, and how many groups were drawn."""
+def collect(run: Run, stage: Stage, position: Position, clock: Clock) -> tuple[list[Group], list[Group], Position]:
+    """The step's scored groups to learn from, all groups drawn for it, and the position after drawing them."""
     config, method, cursor = stage.config, stage.method, position.cursor
+    drawn: list[Group] = []
 
     def draw(count: int, attempt: int) -> list[Group]:
         nonlocal cursor
@@ -200,30 +211,40 @@ def collect(run: Run, stage: Stage, position: Position, clock: Clock) -> tuple[l
         if not method.rolls_out:
             return groups
         with clock("rollout"):
-            requests = method.requests([group.problem for group in groups], position.method_state)
+            requests = method.requests(groups, position.method_state)
             groups = roll_out(requests, groups, stage.environment, run.sampler, run.heard)
         with clock("reward"):
             groups = score(groups, stage.environment)
         with clock("rollout"):
             again = method.retry(groups, position.method_state)
-            return retry(again, groups, stage.environment, run.sampler, run.heard)
+            groups = retry(again, groups, stage.environment, run.sampler, run.heard)
+        drawn.extend(groups)
+        return groups
 
     if config.refill is None or not method.rolls_out:
         groups = draw(config.prompts_per_step, 0)
-        return groups, replace(position, cursor=cursor), len(groups)
-    filled = refill(draw, config.prompts_per_step, config.refill, position.carried)
-    return list(filled.groups), replace(position, cursor=cursor, carried=filled.carried), filled.drawn
+        return groups, drawn, replace(position, cursor=cursor)
+    keep = config.refill.keep or method.refill_keeps
+    filled = refill(draw, config.prompts_per_step, config.refill, keep, position.carried)
+    return list(filled.groups), drawn, replace(position, cursor=cursor, carried=filled.carried)
 
 
 def _open(
-    session: Session, folder: RunFolder, progress: Listener, signals: Signals, resume: bool
+    session: Session,
+    folder: RunFolder,
+    progress: Listener,
+    signals: Signals,
+    trackers: Sequence[Tracker],
+    resume: bool,
 ) -> tuple[Run, Position]:
     """Learner, sampler and position, fresh or from the newest complete checkpoint."""
-    saved = persistence.rewind(folder, progress.note) if resume else None
+    saved = persistence.newest(folder, progress.note) if resume else None
     stage = session.stages[saved.state["position"]["stage"] if saved else 0]
     position = restore(saved.state["position"], stage.groups) if saved else Position()
     if saved and saved.state["data"] != stage.digest:
         raise UserError(f"--resume: the data of stage {stage.name} are not those of the run in {folder.path}")
+    if resume:
+        persistence.rewind(folder, saved)
     dtype = models.compute_dtype(session.recipe.model)
     learner = Learner(session.model, dtype, stage.schedule)
     if saved:
@@ -232,7 +253,6 @@ def _open(
         progress.note(f"resuming after step {position.step}")
     sampler = setup.new_sampler(session.model, session.tokenizer, dtype, session.environments)
     sampler.load(learner.weights(), position.step)
-    trackers = open_trackers(session.recipe.log.trackers, folder.path, session.recipe.dump())
     return Run(session, folder, learner, sampler, progress, signals, trackers), position
 
 
@@ -259,13 +279,13 @@ def _look(run: Run, stage: Stage, position: Position) -> Position:
     run.signals.check()
     recipe, best_before = run.session.recipe, position.best_step
     every, saves = recipe.evaluation.every, recipe.checkpoint.every
-    validates = bool(every) and (position.stage_step % every == 0 or position.stage_step == stage.config.steps)
+    validates = bool(every) and (position.step % every == 0 or position.stage_step == stage.config.steps)
     if position.evaluated < position.step and (validates or position.step == 0):
         rows = _evaluate(run, position, "test") if position.step == 0 else []
         validation = _evaluate(run, position, "validation") if validates else []
         _write_evaluations(run, rows + validation)
         position = replace(_judged(position, validation), lengths=run.folder.lengths())
-    if position.step and (position.best_step != best_before or (saves and position.step % saves == 0)):
+    if position.stage_step and (position.best_step != best_before or (saves and position.step % saves == 0)):
         _save(run, position)
     return position
 
@@ -283,7 +303,9 @@ def _judged(position: Position, rows: Sequence[Mapping[str, Any]]) -> Position:
     marks = [r["accuracy"] if r["accuracy"] is not None else r["reward"] for r in rows]
     mark = sum(marks) / len(marks)
     if position.best is None or mark > position.best:
-        return replace(position, best=mark, best_step=position.step, waited=0)
+        position = replace(position, best=mark, best_step=position.step)
+    if position.stage_best is None or mark > position.stage_best:
+        return replace(position, stage_best=mark, waited=0)
     return replace(position, waited=position.waited + 1)
 
 
@@ -306,7 +328,8 @@ def _write_evaluations(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _rescue(run: Run, position: Position) -> None:
     """On the way out, save the last whole step, if the learner still stands there."""
-    if run.learner.busy or run.learner.progress.step != position.stage_step:
+    between = position.step > 0 and position.stage_step == 0  # the checkpoint of this step is the stage before's
+    if between or run.learner.busy or run.learner.progress.step != position.stage_step:
         return
     try:
         _save(run, position)

@@ -219,6 +219,25 @@ def test_optimizer_state_round_trip():
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
 
 
+def test_the_second_update_of_a_step_is_weighed_against_the_policy_before_the_first():
+    one = learner(tiny_llama(), lr=3e-2, max_grad_norm=1e9)
+    update = method("grpo").plan([group([1, 0, 0, 0], name="a")], {}).updates[0]
+    seen = []
+
+    class Listening(type(method("grpo"))):
+        def token_loss(self, view):
+            seen.append((view.logp.detach().clone(), view.logp_old.clone()))
+            return super().token_loss(view)
+
+    grpo = method("grpo")
+    grpo.__class__ = Listening
+    one.step([update, update], grpo, version=0)
+    (first, old_first), (second, old_second) = seen
+    torch.testing.assert_close(old_first, first)
+    torch.testing.assert_close(old_second, old_first)
+    assert float((second - old_second).abs().max()) > 1e-3
+
+
 def test_annotations_and_drift():
     one = learner(tiny_llama())
     (visit,) = one.annotate([group([0] * 4, experts=[5])], frozenset({"demo_logp"}))

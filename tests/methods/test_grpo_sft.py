@@ -3,6 +3,7 @@
 import pytest
 
 from builders import group
+from superrl.errors import UserError
 from superrl.methods import build
 from superrl.methods.hooks import Limits
 
@@ -81,3 +82,9 @@ def test_dropping_without_fallback_is_grpo():
     assert {k: v[1] for k, v in normalised(drop).items()} == pytest.approx(
         {k: v[1] for k, v in normalised(grpo).items()}, rel=1e-12
     )
+
+
+@pytest.mark.parametrize("name", ["grpo", "superrl"])
+def test_a_group_of_one_has_no_baseline(name):
+    with pytest.raises(UserError, match="group_size must be at least 2"):
+        build({"name": name}, Limits(1, 10))

@@ -76,6 +76,7 @@ def prepare(
     max_new_tokens: int,
     context_length: int | None,
     unverified: Literal["drop", "keep"],
+    stop: Sequence[str] = (),
 ) -> Prepared:
     """Render and check everything once, before the first step. Without a reward nothing is graded."""
     drops = Drops(loaded.dropped)
@@ -83,6 +84,7 @@ def prepare(
     problems = loaded.problems if cached is None else _readable(loaded.problems, cached, drops)
     problems, contexts = _fitting(problems, renderer, context_length, drops)
     items = _rendered(problems, contexts, renderer, max_new_tokens, context_length, drops)
+    items = _unstopped(items, stop, problems, drops)
     items = items if cached is None else _scored(items, problems, cached)
     failing = sum(item.trajectory.score is not None and item.trajectory.score.correct is False for item in items)
     items = _verified(items, problems, drops) if unverified == "drop" else items
@@ -120,6 +122,7 @@ def reasons(report: Preparation) -> dict[str, str]:
         "prompt_too_long": f"with a prompt that fills the context of {report.context_length or 0:,} tokens",
         "too_long": f"too long (> {report.max_new_tokens:,} tokens{room})",
         "eos_inside": "with an end-of-sequence token inside",
+        "stop_inside": "with a stop string inside",
         "unverified": "failed the run's own reward",
         "no_verdict": "not graded in time",
     }
@@ -182,6 +185,14 @@ def _rendered(
         else:
             items.append(Item(place, demo, trajectory))
     return items
+
+
+def _unstopped(items: Sequence[Item], stop: Sequence[str], problems: Sequence[Problem], drops: Drops) -> list[Item]:
+    """Those that no stop string would have ended early."""
+    early = [item for item in items if any(text in item.demonstration.text for text in stop)]
+    for item in early:
+        drops.add("stop_inside", problems[item.place])
+    return [item for item in items if item not in early] if early else list(items)
 
 
 def _scored(items: Sequence[Item], problems: Sequence[Problem], cached: CachedScores) -> list[Item]:

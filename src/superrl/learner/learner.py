@@ -59,7 +59,6 @@ class Learner:
         self.model = model
         self.compute_dtype = compute_dtype
         self.device = next(model.parameters()).device
-        self.reference: nn.Module | None = None
         self.busy = False  # True between the first and the last update of a step: the weights belong to neither
         self.begin(schedule)
 
@@ -73,7 +72,9 @@ class Learner:
         """Take one step's optimizer updates; what happened, as means. `version` is the weights' age the rollouts should
         have: the log-probabilities of older ones are taken from their sampler."""
         means = Means()
-        for update in updates:
+        taken = [update for update in updates if update.samples]  # nothing to learn: momentum alone moves no weight
+        several = len(taken) * self.schedule.epochs * self.schedule.mini_batches > 1
+        for update in [self._with_logp_old(update, version, several) for update in taken]:
             self._update(update, method, version, means)
         if weighted := [means.value(name) for name in means.means if name.startswith("weighted/")]:
             means.add("loss", sum(value for value in weighted if value is not None))
@@ -91,11 +92,11 @@ class Learner:
         return estimates
 
     @torch.no_grad()
-    def logprobs(self, sequences: Sequence[Tokens], model: nn.Module | None = None) -> list[tuple[float, ...]]:
+    def logprobs(self, sequences: Sequence[Tokens]) -> list[tuple[float, ...]]:
         """Each token's log-probability under the current weights (0.0 where `loss_mask` is False), without gradient."""
         out: list[tuple[float, ...]] = [()] * len(sequences)
         for batch in self._packs(sequences):
-            logp, _ = token_logprobs(model or self.model, batch, self.compute_dtype)
+            logp, _ = token_logprobs(self.model, batch, self.compute_dtype)
             values = torch.zeros(len(batch.items), batch.tokens.shape[1])
             values[batch.sequence.cpu(), batch.position.cpu()] = logp.cpu()
             for row, item in zip(values.tolist(), batch.items, strict=True):
@@ -103,16 +104,14 @@ class Learner:
         return out
 
     def annotate(self, groups: Sequence[Group], needs: frozenset[str]) -> list[Group]:
-        """The groups with what the method reads and only the learner can compute: `demo_logp`, `logp_ref`."""
-        annotated = list(groups)
-        if "demo_logp" in needs:
-            noted = iter(self._noted("demo_logp", [d for g in groups for d in g.demonstrations], self.model))
-            annotated = [replace(g, demonstrations=tuple(next(noted) for _ in g.demonstrations)) for g in annotated]
-        if "logp_ref" in needs:
-            assert self.reference is not None, "a method that needs logp_ref needs a reference model"
-            noted = iter(self._noted("logp_ref", [t for g in groups for t in g.trajectories], self.reference))
-            annotated = [replace(g, trajectories=tuple(next(noted) for _ in g.trajectories)) for g in annotated]
-        return annotated
+        """The groups with what the method reads and only the learner can compute: `demo_logp`."""
+        if "demo_logp" not in needs:
+            return list(groups)
+        values = iter(self.logprobs([d for group in groups for d in group.demonstrations]))
+        return [
+            replace(group, demonstrations=tuple(_noted(d, next(values)) for d in group.demonstrations))
+            for group in groups
+        ]
 
     def weights(self) -> dict[str, Tensor]:
         """The float32 weights by the plain model's parameter names, adapters merged in."""
@@ -128,42 +127,31 @@ class Learner:
             self.optimizers[name] = Optimizer(self.trainable(), self.schedule.optimizer)
         return self.optimizers[name]
 
-    def _noted(self, name: str, trajectories: Sequence[Trajectory], model: nn.Module) -> list[Trajectory]:
-        values = self.logprobs(trajectories, model)
-        return [replace(t, annotations={**t.annotations, name: v}) for t, v in zip(trajectories, values, strict=True)]
-
     def _packs(self, sequences: Sequence[Tokens]) -> Iterator[Pack]:
         for batch in pack(sequences, self.schedule.max_tokens_per_pack):
             yield batch.to(self.device)
 
     def _update(self, update: Update, method: Method, version: int, means: Means) -> None:
-        if not update.samples:
-            return  # nothing to learn: no step, so that momentum alone never moves the weights
         schedule = self.schedule
-        several = schedule.epochs * schedule.mini_batches > 1
-        samples = self._with_logp_old(update.samples, version, several)
         n_groups = max(len(shares) for shares in update.denominators.values())
         for epoch in range(schedule.epochs):
             for chosen in mini_batches(n_groups, schedule.mini_batches, f"{schedule.seed}/{version}/{epoch}"):
                 denominators = {s: sum(shares[g] for g in chosen) for s, shares in update.denominators.items()}
-                part = [sample for sample in samples if sample.group in chosen]
+                part = [sample for sample in update.samples if sample.group in chosen]
                 if part:
                     self._backward(part, denominators, update, method, means)
                     self._apply(update, means)
 
-    def _with_logp_old(self, samples: Sequence[Sample], version: int, several: bool) -> list[Sample]:
-        """`logp_old` where it is not simply `logp` without its gradient: later updates of a batch, older rollouts."""
-        noted = list(samples)
-        rollouts = [
-            i for i, sample in enumerate(samples) if sample.stream != "sft" and "logp_old" not in sample.annotations
-        ]
-        old = [i for i in rollouts if samples[i].version < version]
+    def _with_logp_old(self, update: Update, version: int, several: bool) -> Update:
+        """`logp_old` where it is not simply `logp` without its gradient: later updates of a step, older rollouts."""
+        samples = list(update.samples)
+        rollouts = [i for i, sample in enumerate(samples) if sample.origin == "policy"]
         current = [i for i in rollouts if samples[i].version >= version] if several else []
         values = dict(zip(current, self.logprobs([samples[i] for i in current]), strict=True))
-        values |= {i: samples[i].logp_sampler for i in old}
+        values |= {i: samples[i].logp_sampler for i in rollouts if samples[i].version < version}
         for i, logp in values.items():
-            noted[i] = replace(samples[i], annotations={**samples[i].annotations, "logp_old": logp})
-        return noted
+            samples[i] = replace(samples[i], annotations={**samples[i].annotations, "logp_old": logp})
+        return replace(update, samples=tuple(samples))
 
     def _backward(
         self, samples: Sequence[Sample], denominators: Mapping[str, float], update: Update, method: Method, means: Means
@@ -205,6 +193,10 @@ class Learner:
         self.progress.refused_in_a_row = 0
         self.progress.updates += 1
         means.add("grad_norm", norm)
+
+
+def _noted(trajectory: Trajectory, logp: tuple[float, ...]) -> Trajectory:
+    return replace(trajectory, annotations={**trajectory.annotations, "demo_logp": logp})
 
 
 def mini_batches(n_groups: int, parts: int, key: str) -> list[set[int]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from superrl.advantages import center, standardize
 from superrl.config import Frozen
+from superrl.errors import UserError
 from superrl.losses import clipped_surrogate, is_clipped
 from superrl.methods.hooks import Credit, Limits, Method, policy_samples
 from superrl.records import Decision, Group, Plan, Sample, State, Update, View
@@ -40,7 +41,9 @@ class GrpoOptions(ClipOptions):
 class ClippedPolicyGradient:
     """GRPO's two halves, for every method that mixes them with something else: credit and token loss."""
 
-    def __init__(self, options: ClipOptions) -> None:
+    def __init__(self, options: ClipOptions, limits: Limits) -> None:
+        if limits.group_size < 2:
+            raise UserError("group_size must be at least 2: the baseline of a rollout is the rest of its group")
         self.options = options
 
     def credit(self, groups: Sequence[Group]) -> list[list[Credit]]:
@@ -71,7 +74,7 @@ class Grpo(Method):
     def __init__(self, options: GrpoOptions, limits: Limits) -> None:
         super().__init__(options, limits)
         self.reduction = options.reduction
-        self.policy = ClippedPolicyGradient(options)
+        self.policy = ClippedPolicyGradient(options, limits)
 
     def plan(self, groups: Sequence[Group], state: State) -> Plan:
         """All rollouts, each with its group-relative advantage."""

@@ -13,7 +13,10 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from superrl.config import Frozen
-from superrl.records import Group, Plan, Problem, Request, Sample, State, StepRecord, Trajectory, View
+from superrl.records import Group, Plan, Request, Sample, State, StepRecord, Trajectory, View
+
+NEEDS = frozenset({"demo_logp", "entropy"})
+"""What a method may ask of the learner."""
 
 Credit = float | tuple[float, ...]
 """The advantage of one rollout: one number for all its tokens, or one a token of the whole sequence."""
@@ -33,6 +36,8 @@ class Method:
     Options: ClassVar[type[Frozen]] = Frozen
     rolls_out: ClassVar[bool] = True
     """False for purely supervised methods: a batch is then one of problems that have a demonstration."""
+    refill_keeps: ClassVar[str] = "mixed"
+    """Which groups dynamic sampling keeps for it, unless the recipe names another rule."""
     needs_correct: ClassVar[bool] = False
     """True if the method reads `Score.correct`: a reward that never sets it is refused before anything runs."""
 
@@ -41,16 +46,17 @@ class Method:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the learner computes for it: `logp_ref`, `demo_logp` (annotations), `entropy` (differentiable)."""
+        """What the learner computes for it, of NEEDS: `demo_logp` notes the log-probabilities of demonstrations,
+        `entropy` makes the view's entropy differentiable."""
         return frozenset()
 
     def initial_state(self) -> State:
         """The state before the first step of a stage; JSON values only."""
         return {}
 
-    def requests(self, problems: Sequence[Problem], state: State) -> list[Request]:
-        """What to roll out, one request a problem."""
-        return [Request(problem, self.limits.group_size) for problem in problems]
+    def requests(self, groups: Sequence[Group], state: State) -> list[Request]:
+        """What to roll out, one request a group; its key seeds every draw, its demonstrations may give a prefix."""
+        return [Request(group.problem, self.limits.group_size) for group in groups]
 
     def retry(self, groups: Sequence[Group], state: State) -> Mapping[int, Request]:
         """A second round for some scored groups, by index; what it draws is scored and joins the group."""
@@ -121,5 +127,6 @@ def _sample(trajectory: Trajectory, stream: str, advantage: tuple[float, ...], w
         group=group,
         temperature=trajectory.temperature,
         version=trajectory.version,
+        origin=trajectory.origin,
         annotations=trajectory.annotations,
     )

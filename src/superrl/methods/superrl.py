@@ -62,12 +62,13 @@ class SuperRL(Method):
     """Policy gradient where something was earned, the expert's trajectory where nothing was."""
 
     Options: ClassVar[type[Frozen]] = SuperRLOptions
+    refill_keeps: ClassVar[str] = "learnable"
     needs_correct: ClassVar[bool] = True
 
     def __init__(self, options: SuperRLOptions, limits: Limits) -> None:
         super().__init__(options, limits)
         self.options = options
-        self.policy = ClippedPolicyGradient(options.policy)
+        self.policy = ClippedPolicyGradient(options.policy, limits)
 
     @property
     def needs(self) -> frozenset[str]:

@@ -5,8 +5,8 @@ import pytest
 from builders import group
 from superrl.errors import UserError
 from superrl.methods import build
+from superrl.methods.gates import likely_all_fail
 from superrl.methods.hooks import Limits
-from superrl.methods.superrl import likely_all_fail
 from superrl.records import StepRecord
 
 LIMITS = Limits(group_size=4, max_new_tokens=10)

@@ -11,7 +11,6 @@ switch, the probe and the learned balance of the other published versions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp, lgamma
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -19,9 +18,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from superrl.config import Frozen
-from superrl.errors import UserError
 from superrl.losses import negative_log_likelihood
 from superrl.methods.demonstrations import Choice, choose, describe
+from superrl.methods.gates import GATES, remember
 from superrl.methods.grpo import ClipOptions, ClippedPolicyGradient, decide, solved_of
 from superrl.methods.hooks import Credit, Limits, Method, expert_samples, policy_samples
 from superrl.records import Decision, Group, Plan, Sample, State, StepRecord, Update, View
@@ -68,6 +67,7 @@ class SuperRL(Method):
     def __init__(self, options: SuperRLOptions, limits: Limits) -> None:
         super().__init__(options, limits)
         self.options = options
+        self.gate = GATES[options.gate]
         self.policy = ClippedPolicyGradient(options.policy, limits)
 
     @property
@@ -77,7 +77,7 @@ class SuperRL(Method):
 
     def plan(self, groups: Sequence[Group], state: State) -> Plan:
         """The switch: one decision a group, and the samples that follow from it."""
-        is_open = [self._open(group, state) for group in groups]
+        is_open = [self.gate(group, state) for group in groups]
         keep = self.options.failed_rollouts == "keep"
         trained = [index for index, ok in enumerate(is_open) if ok or keep]
         credits = dict(zip(trained, self.policy.credit([groups[i] for i in trained]), strict=True))
@@ -102,21 +102,7 @@ class SuperRL(Method):
 
     def after_step(self, record: StepRecord, groups: Sequence[Group], state: State) -> State:
         """With `gate: history`, successes and draws of every problem seen."""
-        if self.options.gate != "history":
-            return state
-        visits = dict(state)
-        for group in groups:
-            correct, total = visits.get(group.problem.id, (0, 0))
-            visits[group.problem.id] = [correct + _successes(group), total + len(group.trajectories)]
-        return visits
-
-    def _open(self, group: Group, state: State) -> bool:
-        successes = _successes(group)
-        if self.options.gate == "reward":
-            return successes > 0
-        correct, total = state.get(group.problem.id, (0, 0))
-        drawn = len(group.trajectories)
-        return likely_all_fail(correct + successes, total + drawn, drawn) <= 0.5
+        return remember(groups, state) if self.options.gate == "history" else state
 
     def _rollouts(self, group: Group, credits: Sequence[Credit], index: int) -> list[Sample]:
         lengths = [trajectory.length for trajectory in group.trajectories]
@@ -141,25 +127,6 @@ class SuperRL(Method):
             Update(rollouts, {"pg": every_group}),
             Update(experts, {"sft": every_group}, {"sft": sft.weight}, optimizer="sft", lr_scale=sft.lr_scale),
         )
-
-
-def likely_all_fail(correct: int, total: int, draws: int) -> float:
-    """E[(1 - p)^draws] under the Beta(1 + correct, 1 + total - correct) posterior of a success rate p.
-
-    >>> round(likely_all_fail(0, 8, 8), 4)
-    0.5294
-    """
-    a, b = 1 + correct, 1 + total - correct
-    return exp(lgamma(b + draws) + lgamma(a + b) - lgamma(b) - lgamma(a + b + draws))
-
-
-def _successes(group: Group) -> int:
-    if any(score.correct is None for score in group.scores):
-        raise UserError(
-            f"superrl's gate reads Score.correct, and the reward gave none for problem {group.problem.id!r}: set "
-            "`reward.correct_at`, the value from which a completion counts as correct"
-        )
-    return sum(bool(score.correct) for score in group.scores)
 
 
 def _decision(group: Group, is_open: bool, trained: bool, chosen: Sequence[int]) -> Decision:

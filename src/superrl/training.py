@@ -87,6 +87,7 @@ def train(
     with listening() as signals:
         session = setup.build(recipe, Given(reward, problems), progress.note)
         trackers: list[Tracker] = []
+        before = torch.get_deterministic_debug_mode()
         try:
             torch.use_deterministic_algorithms(True, warn_only=session.model.device.type != "cpu")
             trackers = open_trackers(recipe.log.trackers, folder.path, recipe.dump())
@@ -94,6 +95,7 @@ def train(
             folder.write_recipe(recipe)
             _run_stages(run, position)
         finally:
+            torch.set_deterministic_debug_mode(before)
             session.close()
             for tracker in trackers:
                 tracker.close()

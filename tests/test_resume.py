@@ -354,3 +354,10 @@ def test_metrics_count_every_group_drawn_not_only_those_kept(model: Path, tmp_pa
     for row in rows(out, "metrics.jsonl"):
         assert row["tokens/generated"] >= row["groups/drawn"] * 2 and row["reward/mean"] is not None
     assert any(row["groups/drawn"] > 4 for row in rows(out, "metrics.jsonl"))
+
+
+def test_every_metric_of_a_run_with_rollouts_is_a_number(model: Path, tmp_path: Path) -> None:
+    """Also in a step that trains no rollout, or no demonstration: what is summed is 0, what is counted counts all."""
+    out = run(recipe(model, {"steps": 3}, evaluation={"every": 0}), tmp_path / "run")
+    absent = {key for row in rows(out) for key, value in row.items() if value is None}
+    assert absent <= {"demo/nll", "demo/probability", "length/demonstration", "grad_norm"}

@@ -167,8 +167,9 @@ def learn(run: Run, stage: Stage, position: Position, groups: Sequence[Group]) -
     unseen = telemetry.untrained(annotated, plan.updates)
     drift = run.learner.drift([trajectory for trajectory, _ in unseen])
     means = run.learner.step(plan.updates, stage.method, version=position.step)
-    for value, (trajectory, stands_for) in zip(drift, unseen, strict=True):
+    for value, (trajectory, stands_for) in zip(drift, unseen, strict=True):  # what is not trained counts too
         means.add("policy/kl", value * stands_for, float(trajectory.length * stands_for))
+        means.add("policy/clip_fraction", 0.0, float(trajectory.length * stands_for))
     return annotated, plan, means
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+import superrl
 from builders import group, tiny_llama
-from small_runs import small_model
+from small_runs import recipe, small_model
 from superrl.config import Frozen, OptimizerConfig, load, shipped
 from superrl.learner.learner import Learner, Schedule
 from superrl.methods.hooks import Limits
+from superrl.training import train
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -58,3 +60,13 @@ def test_the_complete_method_of_the_architecture_page_is_complete():
 def test_shipped_recipes_are_valid(name):
     assert load(name).stages
     assert shipped()[name]
+
+
+def test_a_run_is_evaluated_as_it_evaluates_itself(tmp_path):
+    data = tmp_path / "test.jsonl"
+    data.write_text('{"prompt": "1+2=", "answer": "3"}\n')
+    settings = recipe(small_model(tmp_path / "model"), {"steps": 1, "reward": {"name": "exact", "after": ""}})
+    out = train(settings, tmp_path / "run")
+    assert superrl.evaluate(out, str(data))["n"] == 1
+    with pytest.raises(superrl.UserError, match="no reward is named"):
+        superrl.evaluate(tmp_path / "model", str(data))

@@ -159,7 +159,9 @@ def export(source: Path, out: Path, dtype: str = "bfloat16") -> None:
     """Copy a run's newest checkpoint (or one checkpoint) as a plain model folder in `dtype`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in dtypes:
         raise UserError(f"--dtype must be one of {', '.join(dtypes)}, got {dtype!r}")

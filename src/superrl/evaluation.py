@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from superrl.checkpoint import newest
-from superrl.config import EvaluationConfig, ModelConfig, PromptConfig, explain
+from superrl.config import EvaluationConfig, ModelConfig, PromptConfig, StageConfig, explain, load
 from superrl.errors import UserError
+from superrl.learner.learner import named_weights
 from superrl.metrics import mean
 from superrl.records import Group, Request
 from superrl.rollout import Environment, Listener, roll_out, score
@@ -91,11 +92,14 @@ def evaluate_model(
     seed: int = 0,
     heard: Listener | None = None,
 ) -> dict[str, Any]:
-    """`superrl eval`: a model (or a run folder's newest checkpoint) on one source of data, by the data's own reward and
-    prompt unless given. `reward` is a recipe's mapping or a Python function."""
+    """`superrl eval`: a model on one source of data, by the reward, prompt and length given, else the data's own.
+
+    A run folder stands for its newest checkpoint and is evaluated as the run evaluates: its last stage's settings come
+    before the data's. `reward` is a recipe's mapping or a Python function.
+    """
     from superrl import models, setup
 
-    config = ModelConfig(name=_newest(model))
+    config, last = ModelConfig(name=_newest(model)), _last_stage(model)
     function = reward if callable(reward) else None
     try:
         settings = EvaluationConfig(
@@ -109,14 +113,24 @@ def evaluate_model(
     except ValidationError as error:
         raise UserError(explain(error, EvaluationConfig, "evaluate")) from None
     workshop = setup.open_workshop(config, setup.Given(reward=function), note=lambda text: None)
-    wanted = setup.evaluation(workshop, "test", data, settings)
+    wanted = setup.evaluation(workshop, "test", data, settings, last)
     with wanted.environment.reward:
         sampler = setup.new_sampler(
             workshop.model, workshop.tokenizer, models.compute_dtype(config), [wanted.environment]
         )
-        sampler.load(dict(workshop.model.state_dict()), version=0)
+        sampler.load(dict(named_weights(workshop.model)), version=0)
         row = evaluate(wanted.groups, wanted.environment, sampler, k=k, seed=seed, heard=heard)
     return {"model": model, "data": data, "temperature": temperature, "seed": seed, **row}
+
+
+def _last_stage(model: str) -> StageConfig | None:
+    """The last stage of a run folder's recipe, without a reward that only existed in Python."""
+    recipe = Path(model) / "config.yaml"
+    if not recipe.is_file():
+        return None
+    stage = load(recipe).stages[-1]
+    lost = isinstance(stage.reward, dict) and str(stage.reward.get("name")).startswith("python:given.")
+    return stage.model_copy(update={"reward": None}) if lost else stage
 
 
 def _newest(model: str) -> str:

@@ -125,12 +125,13 @@ def evaluate_model(
 
 def _last_stage(model: str) -> StageConfig | None:
     """The last stage of a run folder's recipe, without a reward that only existed in Python."""
+    from superrl.setup import was_given
+
     recipe = Path(model) / "config.yaml"
     if not recipe.is_file():
         return None
     stage = load(recipe).stages[-1]
-    lost = isinstance(stage.reward, dict) and str(stage.reward.get("name")).startswith("python:given.")
-    return stage.model_copy(update={"reward": None}) if lost else stage
+    return stage.model_copy(update={"reward": None}) if was_given(stage.reward) else stage
 
 
 def _newest(model: str) -> str:

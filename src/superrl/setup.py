@@ -123,7 +123,7 @@ class Workshop:
             self._agree(loaded, "prompt", where)
             prompt = PromptConfig.model_validate(brought.get("prompt") or {})
         graded = self.given.reward or reward or brought.get("reward")
-        if self.given.reward is None and _was_given(graded):
+        if self.given.reward is None and was_given(graded):
             raise UserError(f"{where}: this run was given its reward in Python; call superrl.train(reward=...)")
         if graded is None:
             self._agree(loaded, "reward", where)
@@ -167,7 +167,7 @@ class Workshop:
             raise UserError(f"{where}: the data sources bring different {key}s; name one `{key}` for the stage")
 
 
-def _was_given(reward: object) -> bool:
+def was_given(reward: object) -> bool:
     return isinstance(reward, Mapping) and str(reward.get("name")).startswith(f"python:{GIVEN}.")
 
 

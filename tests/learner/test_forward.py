@@ -9,11 +9,13 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     GraniteConfig,
+    LlamaForCausalLM,
     Qwen2Config,
     Qwen3Config,
 )
 
 from builders import VOCABULARY, flat_gradient, sample, tiny_llama
+from superrl.errors import UserError
 from superrl.learner import forward
 from superrl.packing.rows import pack
 
@@ -119,3 +121,19 @@ def test_activation_checkpointing_changes_no_bit_of_the_gradient():
         return flat_gradient(model)
 
     assert torch.equal(gradient(True), gradient(False))
+
+
+class Doubled(LlamaForCausalLM):
+    """A model that does something to its logits that nobody told us of."""
+
+    def forward(self, *args, **kwargs):
+        out = super().forward(*args, **kwargs)
+        out.logits = out.logits * 2
+        return out
+
+
+def test_a_model_with_logits_of_its_own_is_refused():
+    plain = tiny_llama()
+    forward.check_served(plain)
+    with pytest.raises(UserError, match="Doubled treats its logits"):
+        forward.check_served(Doubled(plain.config))

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from superrl.errors import UserError
 from superrl.packing.rows import Pack
 
 CHUNK_LOGITS = 2**25
 """Logits held at once: 128 MiB in float32."""
+TOLERANCE = 1e-2
+"""How far trunk-then-head may be from the model's own logits, in nats: rounding of a float32 forward is far below."""
 
 
 def token_logprobs(
@@ -89,6 +92,18 @@ def head(model: nn.Module) -> nn.Module:
     """The LM head."""
     wrapped: Any = model
     return cast(nn.Module, wrapped.get_output_embeddings())
+
+
+def check_served(model: nn.Module) -> None:
+    """Refuse a model that does more to its logits than `logits` knows: its gradients would be another model's."""
+    device = next(model.parameters()).device
+    vocabulary = int(cast(Tensor, head(model).weight).shape[0])
+    gap = disagreement(model, torch.arange(8, device=device)[None] % vocabulary)
+    if not gap <= TOLERANCE:
+        raise UserError(
+            f"model.name: {type(bare(model)).__name__} treats its logits in a way that superrl's learner does not know "
+            f"(they differ by {gap:.3g}): take a model of another family"
+        )
 
 
 @torch.no_grad()

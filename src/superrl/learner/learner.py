@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from superrl.config import OptimizerConfig
 from superrl.errors import RunError
-from superrl.learner.forward import bare, token_logprobs
+from superrl.learner.forward import bare, check_served, token_logprobs
 from superrl.learner.optimizer import Optimizer, scheduled_lr
 from superrl.losses import kl_estimate
 from superrl.methods.hooks import Method
@@ -56,6 +56,7 @@ class Learner:
     """Model, optimizer states and the arithmetic between them."""
 
     def __init__(self, model: nn.Module, compute_dtype: torch.dtype, schedule: Schedule) -> None:
+        check_served(model)
         self.model = model
         self.compute_dtype = compute_dtype
         self.device = next(model.parameters()).device

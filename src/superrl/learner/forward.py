@@ -12,13 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from superrl.errors import UserError
-from superrl.packing.rows import Pack
+from superrl.packing.pack import Pack
 
 CHUNK_LOGITS = 2**25
 """Logits held at once: 128 MiB in float32."""
-TOLERANCE = 1e-2
-"""How far trunk-then-head may be from the model's own logits, in nats: rounding of a float32 forward is far below."""
 
 
 def token_logprobs(
@@ -26,13 +23,15 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor | None]:
     """(logp [N], entropy [N] or None) in float32, at each token's temperature; differentiable where gradients are on.
 
-    Shapes: N trained tokens of the pack. Entropy is in nats, of the distribution the token came from.
+    Shapes: N trained tokens of the pack. Entropy is in nats, of the distribution the token came from. Tokens that share
+    an edge share its computation.
     """
     device = pack.tokens.device
     with torch.autocast(device.type, dtype=compute_dtype, enabled=compute_dtype != torch.float32):
-        hidden = trunk(model)(input_ids=pack.tokens, use_cache=False).last_hidden_state.flatten(0, 1)
+        hidden = trunk(model)(**pack.arguments).last_hidden_state.flatten(0, 1)
         rows = hidden.index_select(0, pack.source)  # not hidden[source]: its backward is not deterministic
-        return _through_head(model, rows, pack.target, pack.temperature, with_entropy)
+        logp, entropy = _through_head(model, rows, pack.target, pack.temperature, with_entropy)
+    return logp.index_select(0, pack.edge), None if entropy is None else entropy.index_select(0, pack.edge)
 
 
 def _through_head(
@@ -92,23 +91,3 @@ def head(model: nn.Module) -> nn.Module:
     """The LM head."""
     wrapped: Any = model
     return cast(nn.Module, wrapped.get_output_embeddings())
-
-
-def check_served(model: nn.Module) -> None:
-    """Refuse a model that does more to its logits than `logits` knows: its gradients would be another model's."""
-    device = next(model.parameters()).device
-    vocabulary = int(cast(Tensor, head(model).weight).shape[0])
-    gap = disagreement(model, torch.arange(8, device=device)[None] % vocabulary)
-    if not gap <= TOLERANCE:
-        raise UserError(
-            f"model.name: {type(bare(model)).__name__} treats its logits in a way that superrl's learner does not know "
-            f"(they differ by {gap:.3g}): take a model of another family"
-        )
-
-
-@torch.no_grad()
-def disagreement(model: nn.Module, tokens: Tensor) -> float:
-    """Largest difference between trunk-then-head and the model's own logits on one row [1, L]: 0 for a served model."""
-    whole = model(input_ids=tokens, use_cache=False).logits[0]
-    parts = logits(model, trunk(model)(input_ids=tokens, use_cache=False).last_hidden_state[0])
-    return float((whole.float() - parts.float()).abs().max())

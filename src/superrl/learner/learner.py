@@ -9,8 +9,9 @@ weights are float32 whatever the compute dtype. Leaves out rewards, sampling and
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -18,12 +19,14 @@ from torch import Tensor, nn
 
 from superrl.config import OptimizerConfig
 from superrl.errors import RunError
-from superrl.learner.forward import bare, check_served, token_logprobs
+from superrl.learner.forward import bare, token_logprobs
 from superrl.learner.optimizer import Optimizer, scheduled_lr
+from superrl.learner.serving import check_served, choose_packer
 from superrl.losses import kl_estimate
 from superrl.methods.hooks import Method
 from superrl.metrics import Means
-from superrl.packing.rows import Pack, Tokens, pack
+from superrl.packing import forest
+from superrl.packing.pack import Pack, Packer, Tokens
 from superrl.records import Group, Sample, Trajectory, Update, View
 
 MAX_REFUSED = 3
@@ -53,11 +56,14 @@ class Progress:
 
 
 class Learner:
-    """Model, optimizer states and the arithmetic between them."""
+    """Model, optimizer states and the arithmetic between them; without a `packer`, the one that fits the model."""
 
-    def __init__(self, model: nn.Module, compute_dtype: torch.dtype, schedule: Schedule) -> None:
+    def __init__(
+        self, model: nn.Module, compute_dtype: torch.dtype, schedule: Schedule, packer: Packer | None = None
+    ) -> None:
         check_served(model)
         self.model = model
+        self.pack = packer or choose_packer(model)
         self.compute_dtype = compute_dtype
         self.device = next(model.parameters()).device
         self.busy = False  # True between the first and the last update of a step: the weights belong to neither
@@ -83,6 +89,11 @@ class Learner:
         self.busy = False
         return means
 
+    @property
+    def shares(self) -> bool:
+        """Whether tokens that sequences have in common are computed once."""
+        return self.pack is forest.pack
+
     def drift(self, trajectories: Sequence[Trajectory]) -> list[float]:
         """The k3 estimate of KL(sampler || learner) of each trajectory, summed over its drawn tokens, in nats."""
         estimates = []
@@ -95,14 +106,13 @@ class Learner:
     @torch.no_grad()
     def logprobs(self, sequences: Sequence[Tokens]) -> list[tuple[float, ...]]:
         """Each token's log-probability under the current weights (0.0 where `loss_mask` is False), without gradient."""
-        out: list[tuple[float, ...]] = [()] * len(sequences)
+        out = [[0.0] * len(sequence.tokens) for sequence in sequences]
         for batch in self._packs(sequences):
             logp, _ = token_logprobs(self.model, batch, self.compute_dtype)
-            values = torch.zeros(len(batch.items), batch.tokens.shape[1])
-            values[batch.sequence.cpu(), batch.position.cpu()] = logp.cpu()
-            for row, item in zip(values.tolist(), batch.items, strict=True):
-                out[item] = tuple(row[: len(sequences[item].tokens)])
-        return out
+            places = zip(batch.sequence.tolist(), batch.position.tolist(), logp.tolist(), strict=True)
+            for sequence, position, value in places:
+                out[batch.items[sequence]][position] = value
+        return list(map(tuple, out))
 
     def annotate(self, groups: Sequence[Group], needs: frozenset[str]) -> list[Group]:
         """The groups with what the method reads and only the learner can compute: `demo_logp`."""
@@ -129,7 +139,7 @@ class Learner:
         return self.optimizers[name]
 
     def _packs(self, sequences: Sequence[Tokens]) -> Iterator[Pack]:
-        for batch in pack(sequences, self.schedule.max_tokens_per_pack):
+        for batch in self.pack(sequences, self.schedule.max_tokens_per_pack):
             yield batch.to(self.device)
 
     def _update(self, update: Update, method: Method, version: int, means: Means) -> None:
@@ -223,11 +233,11 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _view(rows: Sequence[Sample], batch: Pack, logp: Tensor, entropy: Tensor | None, streams: tuple[str, ...]) -> View:
-    def gathered(columns: Sequence[Sequence[float]]) -> Tensor:
-        padded = torch.zeros(len(rows), batch.tokens.shape[1])
-        for row, values in enumerate(columns):
-            padded[row, : len(values)] = torch.tensor(values)
-        return padded.to(logp.device)[batch.sequence, batch.position]
+    starts = torch.tensor([0, *accumulate(len(row.tokens) for row in rows)], device=logp.device)
+    place = starts[batch.sequence] + batch.position
+
+    def gathered(columns: Iterable[Sequence[float]]) -> Tensor:
+        return torch.tensor(list(chain.from_iterable(columns)), device=logp.device)[place]
 
     def annotation(name: str) -> Tensor:
         """Where a row has none, the learner's own log-probability: a difference to it is then zero, not a made-up
@@ -266,4 +276,4 @@ def _observe(view: View, batch: Pack, method: Method, means: Means) -> None:
             means.add(name, total, count)
     means.add("tokens/trained", float(len(view.logp)))
     means.add("tokens/logical", float(batch.logical))
-    means.add("tokens/computed", float(batch.tokens.numel()))
+    means.add("tokens/computed", float(batch.computed))

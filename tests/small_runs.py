@@ -119,7 +119,8 @@ def run(settings: Recipe, out: Path, progress: Silent | None = None, **options: 
 def outcome(folder: Path) -> dict[str, bytes]:
     """Everything of a finished run that must be equal, byte for byte, however often it was interrupted."""
     final = checkpoints(folder)[-1]
-    files = [folder / name for name in ("metrics.jsonl", "evaluations.jsonl", "rollouts.jsonl", "config.yaml")]
+    names = "metrics.jsonl", "evaluations.jsonl", "rollouts.jsonl", "visits.jsonl", "config.yaml"
+    files = [folder / name for name in names]
     files += [path for path in sorted(final.iterdir()) if path.name not in ("trainer.json", "manifest.json")]
     found = {str(path.relative_to(folder)): path.read_bytes() for path in files if path.exists()}
     summary = json.loads((folder / "summary.json").read_text())

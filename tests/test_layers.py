@@ -11,11 +11,12 @@ PACKAGE = Path(superrl.__file__).parent
 
 LAYERS = (
     {"records", "config", "metrics", "errors"},
-    {"losses", "advantages", "reduction", "balance", "similarity", "telemetry", "timing"},
+    {"losses", "advantages", "reduction", "balance", "similarity", "telemetry", "visits", "timing"},
     {"packing", "methods", "data", "rewards", "tasks", "models", "text"},
     {"sampling", "learner", "rollout", "position", "summary"},
     {"checkpoint", "runfolder", "signals", "report", "show", "doctor", "inspection"}
-    | {"setup", "persistence", "trackers", "training", "evaluation", "compare"},
+    | {"raster", "why", "page", "svg"}
+    | {"setup", "persistence", "trackers", "training", "evaluation", "comparison"},
     {"cli", "face"},
 )
 """From the ground up: vocabulary, mathematics, problems and methods, state, prose, face."""

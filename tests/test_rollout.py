@@ -11,7 +11,7 @@ from builders import group
 from superrl.config import RefillConfig
 from superrl.records import Group, Problem, Request, Score, Trajectory
 from superrl.rewards.base import Reward
-from superrl.rollout import KEEP, Environment, refill, retry, roll_out, score
+from superrl.rollout import KEEP, Environment, keyed, refill, retry, roll_out, score
 from superrl.sampling.protocol import SamplingLimits
 
 
@@ -60,13 +60,41 @@ def problem(name):
     return Problem(name, ({"role": "user", "content": name},))
 
 
-def visit(name, slot=0):
-    return Group(problem(name), key=(0, 0, 0, 0, 0, slot))
+def visit(name):
+    return keyed([Group(problem(name))], (0, 0, 0, 0, 0))[0]
+
+
+def drawn(names, step=0):
+    """(problem, completion) of a batch of these problems at a step."""
+    groups = keyed([Group(problem(name)) for name in names], (7, 0, 0, step, 0))
+    asked = [Request(g.problem, 12) for g in groups]
+    rolled = roll_out(asked, groups, environment(), Digits(), None)
+    return [(g.problem.id, "".join(t.text for t in g.trajectories)) for g in rolled]
+
+
+@given(names=st.lists(st.sampled_from("abcdefg"), max_size=10), seed=st.integers(0, 9), data=st.data())
+def test_a_problem_s_draws_depend_on_neither_its_place_nor_its_neighbours(names, seed, data):
+    whole = drawn(names)
+    assert len(set(whole)) == len(names), "twice in a batch is two draws"
+    turned = random.Random(seed).sample(names, len(names))
+    assert sorted(drawn(turned)) == sorted(whole)
+    lost = data.draw(st.sampled_from("abcdefg"))
+    assert drawn([name for name in names if name != lost]) == [one for one in whole if one[0] != lost]
+    assert set(drawn(names, step=1)).isdisjoint(whole)
+
+
+def test_a_key_is_the_visit_the_problem_and_its_occurrence():
+    """The numbers are written down: they must not change with the interpreter or the machine."""
+    odd = "a\ud800b"
+    keys = [g.key for g in keyed([Group(problem(name)) for name in ("a", odd, "a", "a\ufffdb")], (7, 0, 2))]
+    assert [key[:3] for key in keys] == [(7, 0, 2)] * 4 and [key[4] for key in keys] == [0, 0, 1, 0]
+    assert keys[0][3] == keys[2][3] == 1702698405120146464 and len({key[3] for key in keys}) == 3
+    assert all(0 <= key[3] < 2**63 for key in keys)
 
 
 def test_groups_keep_their_order_and_requests_their_prefix_and_temperature():
     asked = [Request(problem("a"), 2), Request(problem("b"), 3, prefix="7", temperature=0.5)]
-    groups = roll_out(asked, [visit("a"), visit("b", 1)], environment(), Digits(), None)
+    groups = roll_out(asked, [visit("a"), visit("b")], environment(), Digits(), None)
     assert [len(g.trajectories) for g in groups] == [2, 3]
     assert groups[1].trajectories[0].text.startswith("7")
     assert [groups[i].trajectories[0].temperature for i in (0, 1)] == [1.0, 0.5]

@@ -161,6 +161,23 @@ class CheckpointConfig(Frozen):
     keep: PositiveInt = 2
 
 
+class BudgetConfig(Frozen):
+    """Ends the whole run after the first step by which this much was used, whatever `steps` say; None: no limit.
+
+    `tokens`: drawn by rollouts over all stages (demonstrations cost none). The same recipe ends at the same step, also
+    when it is resumed. `seconds`: wall-clock of the run, evaluations and checkpoints included; it ends where the
+    machine has got to, so that such a run does not repeat. Schedules still count towards `steps`.
+    """
+
+    tokens: PositiveInt | None = None
+    seconds: PositiveFloat | None = None
+
+    def spent(self, tokens: int, seconds: float) -> bool:
+        """Whether `tokens` drawn in `seconds` use the budget up."""
+        over = self.tokens is not None and tokens >= self.tokens
+        return over or (self.seconds is not None and seconds >= self.seconds)
+
+
 class LogConfig(Frozen):
     """How many groups a step go to rollouts.jsonl (0: none), and which trackers hear the metrics."""
 
@@ -175,6 +192,7 @@ class Recipe(Frozen):
     model: ModelConfig = ModelConfig()
     data: DataConfig
     stages: Annotated[list[StageConfig], Field(min_length=1)]
+    budget: BudgetConfig = BudgetConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
@@ -210,7 +228,7 @@ class Recipe(Frozen):
         return yaml.dump(self.dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-RESUMABLE = ("evaluation", "checkpoint", "log")
+RESUMABLE = ("budget", "evaluation", "checkpoint", "log")
 """Top-level keys that may change between a run and its resumption, besides every stage's `steps`."""
 
 

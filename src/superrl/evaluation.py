@@ -20,11 +20,11 @@ from superrl.errors import UserError
 from superrl.learner.learner import named_weights
 from superrl.metrics import mean
 from superrl.records import Group, Request
-from superrl.rollout import Environment, Listener, roll_out, score
+from superrl.rollout import Environment, Listener, keyed, roll_out, score
 from superrl.sampling.protocol import Sampler
 
 EVALUATION = 1
-"""The purpose in an evaluation's seed keys (rollouts have 0): (seed, EVALUATION, slot)."""
+"""The purpose in an evaluation's seed keys (rollouts have 0): (seed, EVALUATION, problem, occurrence)."""
 
 
 def evaluate(
@@ -41,7 +41,7 @@ def evaluate(
     accuracy: mean correctness over all samples (None if the reward does not judge); pass@k: unbiased; ci95: Wilson
     interval of the accuracy with n = problems, conservative for k > 1; reward: mean value.
     """
-    visits = [replace(group, key=(seed, EVALUATION, slot), trajectories=()) for slot, group in enumerate(groups)]
+    visits = keyed([replace(group, trajectories=()) for group in groups], (seed, EVALUATION))
     requests = [Request(group.problem, k) for group in visits]
     scored = score(roll_out(requests, visits, environment, sampler, heard), environment)
     judged = all(s.correct is not None for group in scored for s in group.scores)

@@ -25,7 +25,7 @@ METRIC_KEYS = (
 """Every key of a metrics row, in this order; a method may add `loss/STREAM`, and others under `method/`."""
 
 TIMING_KEYS = (
-    "step", "stage", "time/rollout", "time/reward", "time/train", "time/sync", "time/step",
+    "step", "stage", "time/rollout", "time/reward", "time/train", "time/sync", "time/step", "time/cpu",
     "tokens_per_second/generated", "tokens_per_second/trained", "memory/peak_bytes",
 )  # fmt: skip
 

@@ -107,7 +107,8 @@ class Trajectory:
 class Group:
     """All rollouts of one visit to one problem, with the problem's demonstrations rendered in the same template.
 
-    `key` = (seed, stage, step, attempt, slot) names the visit: it seeds every random choice made about the group.
+    `key` = (seed, purpose, stage, step, attempt, problem, occurrence) names the visit: it seeds every random choice
+    made about the group (`rollout.keyed`).
     """
 
     problem: Problem

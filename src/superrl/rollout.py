@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 from superrl.config import RefillConfig
 from superrl.records import Group, Request
@@ -27,6 +28,23 @@ class Environment:
     limits: SamplingLimits
     temperature: float
     reward: Reward
+
+
+def keyed(groups: Sequence[Group], visit: tuple[int, ...]) -> list[Group]:
+    """The groups with the keys that seed every random choice about them: (*visit, problem, occurrence).
+
+    `problem` is a 63-bit number made from the problem's id, `occurrence` counts the groups of the same problem before
+    this one. So a problem's draws depend on the visit and on itself alone: not on its place in the batch, nor on its
+    neighbours. Runs that drop different rows stay paired where they share a problem.
+    """
+    seen: dict[int, int] = {}
+    named = []
+    for group in groups:
+        name = group.problem.id.encode(errors="surrogatepass")
+        problem = int.from_bytes(blake2b(name, digest_size=8).digest(), "little") >> 1
+        occurrence = seen[problem] = seen.get(problem, -1) + 1
+        named.append(replace(group, key=(*visit, problem, occurrence)))
+    return named
 
 
 def roll_out(

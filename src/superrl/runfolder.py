@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from superrl.config import RESUMABLE, Recipe, load
 from superrl.errors import RunError, UserError
 
-FILES = ("metrics.jsonl", "evaluations.jsonl", "rollouts.jsonl", "timing.jsonl")
+FILES = ("metrics.jsonl", "evaluations.jsonl", "rollouts.jsonl", "visits.jsonl", "timing.jsonl")
 
 
 class RunFolder:
@@ -39,7 +39,7 @@ class RunFolder:
         before = _size(path)
         try:
             with path.open("ab", buffering=0) as file:
-                _write_all(file, text.encode())
+                _write_all(file, text.encode(errors="backslashreplace"))  # half a surrogate pair as JSON escapes it
         except OSError as error:
             if path.is_file():
                 os.truncate(path, before)

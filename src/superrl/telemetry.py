@@ -95,12 +95,17 @@ def rollout_rows(groups: Sequence[Group], plan: Plan, limit: int) -> list[dict[s
     """Rows of rollouts.jsonl for `limit` groups: one of each kind of decision first, then in order."""
     decisions = plan.decisions
     order = sorted(range(len(groups)), key=lambda i: ([d.kind for d in decisions[:i]].count(decisions[i].kind), i))
-    advantages = {(s.group, s.tokens): s.advantage[-1] for s in _rollouts(plan.updates)}
-    return [_rollout_row(groups[i], decisions[i], i, advantages) for i in sorted(order[:limit])]
+    credits = advantages(plan.updates)
+    return [_rollout_row(groups[i], decisions[i], i, credits) for i in sorted(order[:limit])]
+
+
+def advantages(updates: Sequence[Update]) -> dict[tuple[int, tuple[int, ...]], float]:
+    """(group, tokens) -> the advantage of that rollout's last token, of the rollouts that are trained."""
+    return {(sample.group, sample.tokens): sample.advantage[-1] for sample in _rollouts(updates)}
 
 
 def _rollout_row(
-    group: Group, decision: Decision, index: int, advantages: dict[tuple[int, tuple[int, ...]], float]
+    group: Group, decision: Decision, index: int, credits: dict[tuple[int, tuple[int, ...]], float]
 ) -> dict[str, Any]:
     used = None if decision.demonstration is None else group.demonstrations[decision.demonstration].text
     return {
@@ -111,7 +116,7 @@ def _rollout_row(
                 "text": t.text,
                 "stop": t.stop,
                 "score": None if t.score is None else asdict(t.score),
-                "advantage": advantages.get((index, t.tokens)),
+                "advantage": credits.get((index, t.tokens)),
             }
             for t in group.trajectories
         ],

@@ -11,10 +11,11 @@ from typing import Any
 
 
 class Clock:
-    """Wall-clock seconds by phase of one step."""
+    """Wall-clock seconds by phase of one step, and the CPU seconds that the process spent in it."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
+        self.cpu = time.process_time()
         self.seconds = dict.fromkeys(("rollout", "reward", "train", "sync"), 0.0)
 
     @contextmanager
@@ -34,6 +35,7 @@ class Clock:
             "stage": stage,
             **{f"time/{phase}": seconds for phase, seconds in self.seconds.items()},
             "time/step": whole,
+            "time/cpu": time.process_time() - self.cpu,
             "tokens_per_second/generated": _rate(metrics.get("tokens/generated"), self.seconds["rollout"]),
             "tokens_per_second/trained": _rate(metrics.get("tokens/logical"), self.seconds["train"]),
             "memory/peak_bytes": peak_memory(),

@@ -26,7 +26,7 @@ from superrl.metrics import Means, row
 from superrl.position import Position, restore
 from superrl.records import Group, Plan, Problem, StepRecord
 from superrl.report import Listener, Silent
-from superrl.rollout import refill, retry, roll_out, score
+from superrl.rollout import keyed, refill, retry, roll_out, score
 from superrl.runfolder import RunFolder
 from superrl.sampling.protocol import Sampler
 from superrl.setup import Given, Session, Stage
@@ -34,9 +34,10 @@ from superrl.signals import Signals, listening
 from superrl.summary import summarize
 from superrl.timing import Clock
 from superrl.trackers import Tracker, open_trackers, tell
+from superrl.visits import visit_rows
 
 ROLLOUT = 0
-"""The purpose in a rollout's seed keys: (seed, ROLLOUT, stage, step, attempt, slot)."""
+"""The purpose in a rollout's seed keys: (seed, ROLLOUT, stage, step, attempt, problem, occurrence)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,8 @@ def _run_stages(run: Run, position: Position) -> None:
                 position = replace(position, seconds=time.monotonic() - started)
                 run.tell(told)
             _save(run, position)
+            if _spent(run, position):
+                break
         _write_evaluations(run, _evaluate(run, position, "test"))
     except Exception:
         _rescue(run, position)
@@ -152,7 +155,9 @@ def train_step(run: Run, stage: Stage, position: Position) -> tuple[Position, To
     metrics = row(describe(run, stage, position, groups, drawn, plan, means))
     timing = clock.row(position.step, stage.name, metrics)
     shown = telemetry.rollout_rows(groups, plan, run.session.recipe.log.rollouts_per_step)
+    seen = visit_rows(groups, drawn, position.carried, plan)
     run.folder.append("rollouts.jsonl", *({"step": position.step, "stage": stage.name, **line} for line in shown))
+    run.folder.append("visits.jsonl", *({"step": position.step, "stage": stage.name, **line} for line in seen))
     run.folder.append("metrics.jsonl", metrics)
     run.folder.append("timing.jsonl", timing)
     record = StepRecord(position.step, telemetry.numbers(metrics), plan.decisions)
@@ -209,8 +214,8 @@ def collect(run: Run, stage: Stage, position: Position, clock: Clock) -> tuple[l
         nonlocal cursor
         indices = take(len(stage.groups), cursor, count, seed=run.session.recipe.seed, stage=stage.index)
         cursor += count
-        key = (run.session.recipe.seed, ROLLOUT, stage.index, position.step, attempt)
-        groups = [replace(stage.groups[i], key=(*key, slot)) for slot, i in enumerate(indices)]
+        visit = (run.session.recipe.seed, ROLLOUT, stage.index, position.step, attempt)
+        groups = keyed([stage.groups[i] for i in indices], visit)
         if not method.rolls_out:
             return groups
         with clock("rollout"):
@@ -250,6 +255,8 @@ def _open(
         persistence.rewind(folder, saved)
     dtype = models.compute_dtype(session.recipe.model)
     learner = Learner(session.model, dtype, stage.schedule)
+    if not learner.shares:
+        progress.note(f"{session.recipe.model.name} cannot be trained over a prefix forest: one sequence a row")
     if saved:
         persistence.load_weights(learner, saved.path)
         persistence.load_optimizers(learner, saved)
@@ -282,7 +289,8 @@ def _look(run: Run, stage: Stage, position: Position) -> Position:
     run.signals.check()
     recipe, best_before = run.session.recipe, position.best_step
     every, saves = recipe.evaluation.every, recipe.checkpoint.every
-    validates = bool(every) and (position.step % every == 0 or position.stage_step == stage.config.steps)
+    last = position.stage_step == stage.config.steps or _spent(run, position)
+    validates = bool(every) and (position.step % every == 0 or last)
     if position.evaluated < position.step and (validates or position.step == 0):
         rows = _evaluate(run, position, "test") if position.step == 0 else []
         validation = _evaluate(run, position, "validation") if validates else []
@@ -295,7 +303,13 @@ def _look(run: Run, stage: Stage, position: Position) -> Position:
 
 def _finished(run: Run, stage: Stage, position: Position) -> bool:
     patience = run.session.recipe.evaluation.patience
-    return position.stage_step >= stage.config.steps or (patience is not None and position.waited >= patience)
+    waited = patience is not None and position.waited >= patience
+    return position.stage_step >= stage.config.steps or waited or _spent(run, position)
+
+
+def _spent(run: Run, position: Position) -> bool:
+    """Whether the run's budget is used up: no step follows, in no stage."""
+    return run.session.recipe.budget.spent(position.generated, position.seconds)
 
 
 def _judged(position: Position, rows: Sequence[Mapping[str, Any]]) -> Position:

@@ -106,6 +106,35 @@ def test_no_fallback_is_the_filter_only_control():
     assert kinds(plan) == ["none"] and streams(plan) == []
 
 
+OFF = [
+    ("all fail, a demonstration", group([0, 0, 0, 0], experts=[5]), "sft", ["sft"], "learns from demonstration 0"),
+    ("all fail, no demonstration", group([0, 0, 0, 0]), "none", [], "no demonstration, nothing is learnt"),
+    ("one right", group([0, 1, 0, 0], experts=[5]), "none", [], "1 of 4 correct; the policy gradient is off"),
+    ("all right", group([1, 1, 1, 1]), "none", [], "4 of 4 correct; the policy gradient is off"),
+]
+
+
+@pytest.mark.parametrize(("case", "visit", "kind", "trained", "why"), OFF, ids=[row[0] for row in OFF])
+def test_with_the_policy_gradient_off_only_demonstrations_teach(case, visit, kind, trained, why):
+    plan = superrl(policy_gradient=False).plan([visit], {})
+    assert kinds(plan) == [kind] and streams(plan) == trained and why in plan.decisions[0].why
+
+
+def test_with_the_policy_gradient_off_n_still_counts_every_group():
+    batch = [group([0] * 4, experts=[5], name="a"), *(group([1, 0, 0, 0], name=f"b{i}") for i in range(3))]
+    (update,), (whole,) = (superrl(policy_gradient=on).plan(batch, {}).updates for on in (False, True))
+    assert update.denominators == whole.denominators == {"pg": (1.0,) * 4, "sft": (1.0,) * 4}
+    assert update.samples == tuple(s for s in whole.samples if s.stream == "sft") != ()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [({"failed_rollouts": "keep"}, "so leave that on"), ({"fallback": "none"}, "nothing to learn")]
+)
+def test_what_needs_the_policy_gradient_is_refused_without_it(option, said):
+    with pytest.raises(UserError, match=said):
+        superrl(policy_gradient=False, **option)
+
+
 def test_the_same_problem_twice_is_decided_twice():
     plan = superrl().plan([group([0] * 4, experts=[5]), group([1, 0, 0, 0], experts=[5])], {})
     assert kinds(plan) == ["sft", "pg"]

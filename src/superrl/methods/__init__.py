@@ -13,8 +13,9 @@ from superrl.methods.grpo import Grpo
 from superrl.methods.hooks import Limits, Method
 from superrl.methods.sft import Sft
 from superrl.methods.superrl import SuperRL
+from superrl.methods.yoked import Yoked
 
-METHODS: dict[str, type[Method]] = {"sft": Sft, "grpo": Grpo, "superrl": SuperRL}
+METHODS: dict[str, type[Method]] = {"sft": Sft, "grpo": Grpo, "superrl": SuperRL, "yoked": Yoked}
 
 
 def build(config: Mapping[str, Any], limits: Limits, where: str = "method") -> Method:

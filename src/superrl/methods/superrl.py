@@ -46,15 +46,26 @@ class SupervisedOptions(Frozen):
 
 
 class SuperRLOptions(Frozen):
-    """`gate: history` opens when a success within `group_size` draws is likelier than not, over all visits so far."""
+    """`gate: history` opens when a success within `group_size` draws is likelier than not, over all visits so far.
+    With `policy_gradient: false` solved groups teach nothing, and N counts them all the same: the control that only
+    imitates."""
 
     gate: Literal["reward", "history"] = "reward"
     fallback: Literal["sft", "none"] = "sft"
     failed_rollouts: Literal["drop", "keep"] = "drop"
+    policy_gradient: bool = True
     inner: Inner = "mean"
     demonstration: Choice = "random"
     sft: SupervisedOptions = SupervisedOptions()
     policy: ClipOptions = ClipOptions()
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> SuperRLOptions:
+        if not self.policy_gradient and self.failed_rollouts == "keep":
+            raise ValueError("failed_rollouts: keep trains failed rollouts by policy gradient, so leave that on")
+        if not self.policy_gradient and self.fallback == "none":
+            raise ValueError("policy_gradient: false with fallback: none leaves nothing to learn from")
+        return self
 
 
 class SuperRL(Method):
@@ -77,9 +88,9 @@ class SuperRL(Method):
 
     def plan(self, groups: Sequence[Group], state: State) -> Plan:
         """The switch: one decision a group, and the samples that follow from it."""
-        is_open = [self.gate(group, state) for group in groups]
+        is_open = self.opened(groups, state)
         keep = self.options.failed_rollouts == "keep"
-        trained = [index for index, ok in enumerate(is_open) if ok or keep]
+        trained = [index for index, ok in enumerate(is_open) if self.options.policy_gradient and (ok or keep)]
         credits = dict(zip(trained, self.policy.credit([groups[i] for i in trained]), strict=True))
         samples: list[Sample] = []
         decisions = []
@@ -89,8 +100,12 @@ class SuperRL(Method):
                 [] if is_open[index] or self.options.fallback == "none" else choose(group, self.options.demonstration)
             )
             samples += rollouts + self._demonstrations(group, chosen, index)
-            decisions.append(_decision(group, is_open[index], bool(rollouts), chosen))
+            decisions.append(self._decision(group, is_open[index], bool(rollouts), chosen))
         return Plan(self._updates(samples, len(groups)), tuple(decisions))
+
+    def opened(self, groups: Sequence[Group], state: State) -> list[bool]:
+        """c(x) of every group: True for the policy gradient, False for its demonstration."""
+        return [self.gate(group, state) for group in groups]
 
     def token_loss(self, view: View) -> Tensor:
         """-log p on demonstrations, the clipped surrogate on rollouts."""
@@ -128,15 +143,14 @@ class SuperRL(Method):
             Update(experts, {"sft": every_group}, {"sft": sft.weight}, optimizer="sft", lr_scale=sft.lr_scale),
         )
 
-
-def _decision(group: Group, is_open: bool, trained: bool, chosen: Sequence[int]) -> Decision:
-    if is_open:
-        return decide(group, trained)
-    counted = solved_of(group)
-    if not chosen:
-        why = "no fallback" if group.demonstrations else "no demonstration"
-        return (
-            Decision("pg", f"{counted}; {why}") if trained else Decision("none", f"{counted}; {why}, nothing is learnt")
-        )
-    only = chosen[0] if len(chosen) == 1 else None
-    return Decision("both" if trained else "sft", f"{counted}; learns from {describe(group, chosen)}", only)
+    def _decision(self, group: Group, is_open: bool, trained: bool, chosen: Sequence[int]) -> Decision:
+        counted = solved_of(group)
+        if is_open and not self.options.policy_gradient:
+            return Decision("none", f"{counted}; the policy gradient is off")
+        if is_open:
+            return decide(group, trained)
+        if not chosen:
+            why = f"{counted}; {'no fallback' if group.demonstrations else 'no demonstration'}"
+            return Decision("pg", why) if trained else Decision("none", f"{why}, nothing is learnt")
+        only = chosen[0] if len(chosen) == 1 else None
+        return Decision("both" if trained else "sft", f"{counted}; learns from {describe(group, chosen)}", only)

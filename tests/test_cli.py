@@ -15,6 +15,8 @@ data: {train: "tasks:chain"}
 stages: [{name: rl, method: {name: grpo}, steps: 2}]
 """
 
+COMMANDS = ("train", "eval", "inspect", "show", "why", "page", "recipes", "doctor", "export")
+
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
@@ -33,6 +35,9 @@ stages: [{name: rl, method: {name: grpo}, steps: 2}]
         (["train", "nowhere.yaml"], "cannot read the recipe nowhere.yaml"),
         (["train", "--resume"], "--resume needs --out DIR"),
         (["show", "/nowhere"], "/nowhere is not a folder"),
+        (["why", "/nowhere", "1", "a"], "/nowhere is not a folder"),
+        (["why", "/nowhere", "first", "a"], "step"),
+        (["page", "/nowhere"], "/nowhere is not a folder"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_status_2(
@@ -47,7 +52,7 @@ def test_wrong_input_is_one_sentence_and_status_2(
 def test_help_lists_every_command_and_needs_no_argument(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([]) == 0
     text = capsys.readouterr().out
-    assert all(f"  {name} " in text for name in ("train", "eval", "inspect", "show", "recipes", "doctor", "export"))
+    assert all(f"  {name} " in text for name in COMMANDS)
     assert cli.run(["--help"]) == 0 and capsys.readouterr().out == text
     assert "..." not in text.partition("Commands:")[2], "a command's line is too long for 80 columns"
 

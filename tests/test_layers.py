@@ -75,6 +75,6 @@ def test_the_walk_sees_imports_inside_functions_and_of_sub_packages() -> None:
 def test_light_modules_load_no_torch() -> None:
     """`superrl --help` and reading a recipe must not wait for torch."""
     modules = "superrl.config", "superrl.cli", "superrl.errors", "superrl.metrics", "superrl.records", "superrl.report"
-    for module in (*modules, "superrl.show", "superrl.doctor", "superrl.runfolder"):
+    for module in (*modules, "superrl.show", "superrl.why", "superrl.page", "superrl.doctor", "superrl.runfolder"):
         code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0, f"{module} imports torch"

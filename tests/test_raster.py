@@ -107,8 +107,8 @@ def test_a_reward_that_judges_nothing_has_no_raster() -> None:
 def test_it_is_told_in_words() -> None:
     assert told(Recovery(0, 0, 0, 0, None)) == "No problem fell back on a demonstration."
     text = told(Recovery(2, 1, 4, 5, 3.0))
-    assert "Of 3 problems" in text and "2 had" in text and "1 never" in text and "until then: 3." in text
-    assert "4 fell back at their last visit." in text and "5 had a correct rollout before" in text
+    assert "Of 3 problems" in text and "2 had" in text and "1 never" in text and "until then: 3)" in text
+    assert "; 4 fell back at their last visit;" in text and "5 had a correct rollout before" in text
     assert "not reached by half" in told(Recovery(1, 2, 0, 0, None))
 
 

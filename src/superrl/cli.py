@@ -126,6 +126,32 @@ def show(run: Annotated[Path, typer.Argument(help="a run folder, finished or not
 
 
 @app.command()
+def why(
+    run: Annotated[Path, typer.Argument(help="a run folder, finished or not")],
+    step: Annotated[int, typer.Argument(help="a step, counted from 1 over all stages")],
+    problem: Annotated[str, typer.Argument(help="a problem's id, or enough of its beginning")],
+) -> None:
+    """Tell one problem's fate in one step. Rolled out, scored, decided, learnt, and its next visit."""
+    from superrl.why import why as tell
+
+    tell(run, step, problem)
+
+
+@app.command()
+def page(
+    run: Annotated[Path, typer.Argument(help="a run folder, finished or not")],
+    out: Annotated[Path | None, typer.Option(help="the HTML file to write (default: RUN/report.html)")] = None,
+) -> None:
+    """Write a run as one HTML page. Curves, the switch raster, groups; works without a network."""
+    if out is not None:
+        _check_writable(out)
+
+    from superrl.page import write
+
+    typer.echo(f"wrote {write(run, out)}")
+
+
+@app.command()
 def recipes() -> None:
     """List the shipped recipes."""
     from superrl.config import shipped

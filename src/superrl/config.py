@@ -242,7 +242,7 @@ def parse(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
 
 def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe by name, or a YAML file, and apply `path.to.key=value` overrides in order."""
-    values = _read(source)
+    values = read_yaml(source)
     for override in overrides:
         _override(values, override)
     return parse(values, str(source))
@@ -258,7 +258,8 @@ def shipped() -> dict[str, str]:
     }
 
 
-def _read(source: str | Path) -> dict[str, Any]:
+def read_yaml(source: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, or in the shipped recipe of a name; anything else is a UserError."""
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         entry = resources.files("superrl") / "recipes" / f"{source}.yaml"

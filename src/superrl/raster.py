@@ -142,11 +142,12 @@ def told(found: Recovery) -> str:
     if counted:
         wait = "not reached by half of them" if found.median is None else f"{found.median:g}"
         parts.append(
-            f"Of {counted} problems that fell back before any success and were seen again, {found.succeeded} had a "
-            f"correct rollout of their own later, {found.never} never; median visits until then: {wait}."
+            f"of {counted} problems that fell back before any success and were seen again, {found.succeeded} had a "
+            f"correct rollout of their own later, {found.never} never (median visits until then: {wait})"
         )
     if found.unvisited:
-        parts.append(f"{found.unvisited} fell back at their last visit.")
+        parts.append(f"{found.unvisited} fell back at their last visit")
     if found.before:
-        parts.append(f"{found.before} had a correct rollout before or in their first fallback.")
-    return " ".join(parts)
+        parts.append(f"{found.before} had a correct rollout before or in their first fallback")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."

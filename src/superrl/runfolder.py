@@ -83,6 +83,10 @@ class RunFolder:
         """Replace config.yaml."""
         self._replace("config.yaml", recipe.text())
 
+    def write_report(self, page: str) -> None:
+        """Replace report.html."""
+        self._replace("report.html", page)
+
     def _replace(self, name: str, text: str) -> None:
         try:
             partial = self.path / f"{name}.partial"

@@ -36,7 +36,10 @@ CURVES = (
     ("gradient norm", "grad_norm", False),
 )
 """Name, metric key, whether it is a rate: rates are drawn on the scale 0 to 1, the rest on their own."""
-DECISIONS = {"pg": "policy gradient", "sft": "demonstration", "both": "rollouts and demonstration", "none": "nothing"}
+DECISIONS = {
+    "pg": "policy gradient", "sft": "demonstration", "both": "rollouts and demonstration", "none": "nothing",
+    "discarded": "discarded", "carried": "carried over",
+}  # fmt: skip
 RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
 CURVE_WIDTH = 36
 BAR_WIDTH = 48
@@ -47,12 +50,21 @@ CUT = 240
 
 def show(run: Path, console: Console | None = None) -> None:
     """Print everything `sections` has to say about a run folder."""
+    check_run(run)
+    print_sections(sections(run), console or plain_console())
+
+
+def check_run(run: Path) -> None:
+    """A UserError unless the folder holds a run, begun or finished."""
     if not run.is_dir():
         raise UserError(f"{run} is not a folder; give the run folder that `superrl train` printed")
     if not any((run / name).is_file() for name in RUN_FILES):
         raise UserError(f"{run} is not a run folder: it holds none of {', '.join(RUN_FILES)}")
-    console = console or plain_console()
-    for title, parts in sections(run):
+
+
+def print_sections(found: Sequence[tuple[str, list[RenderableType]]], console: Console) -> None:
+    """Every title as a rule, what stands under it, and an empty line."""
+    for title, parts in found:
         console.print(Rule(Text(title, "bold"), align="left", characters="─", style="dim"))
         for part in parts:
             console.print(part)

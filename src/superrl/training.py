@@ -23,6 +23,7 @@ from superrl.evaluation import evaluate
 from superrl.learner.learner import Learner
 from superrl.learner.optimizer import scheduled_lr
 from superrl.metrics import Means, row
+from superrl.page import page
 from superrl.position import Position, restore
 from superrl.records import Group, Plan, Problem, StepRecord
 from superrl.report import Listener, Silent
@@ -138,6 +139,7 @@ def _run_stages(run: Run, position: Position) -> None:
     position = replace(position, seconds=time.monotonic() - started)
     summary = summarize(run.folder.rows("evaluations.jsonl"), run.folder.rows("metrics.jsonl"), position)
     run.folder.write_summary(summary)
+    run.folder.write_report(page(run.folder.path))
     run.progress.finish(summary, run.folder.path)
 
 

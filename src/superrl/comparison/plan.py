@@ -1,0 +1,107 @@
+"""What is to be compared: recipes, settings, seeds and the tuning every arm gets, as one frozen, resolved record.
+
+Written from the command line's arguments, or read from a YAML file that has a key `recipes`, so that a plan can be
+committed before the first run. Leaves out how an arm's recipe is derived (`arms`) and how runs are run (`runner`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from superrl.config import Frozen, NonNegativeInt, explain, read_yaml
+from superrl.errors import UserError
+
+Split = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class TuningConfig(Frozen):
+    """The grid that every arm is tuned on, with `seeds` that no result is reported from, by validation accuracy.
+
+    `lr`: learning rates (none: the recipe's own, untuned). `split`: shares of the steps that SFT-then-RL spends on SFT;
+    tried at its best rate, so that this baseline gets more trials than the others.
+    """
+
+    lr: list[PositiveFloat] = Field(default_factory=list)
+    split: Annotated[list[Split], Field(min_length=1)] = Field(default_factory=lambda: [0.4])
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = Field(default_factory=lambda: [1000])
+
+
+class SettingConfig(Frozen):
+    """One setting: `overrides` of the recipes, the test sets to report by column, and optionally another setting whose
+    tuned values are taken over (`tuned_in`)."""
+
+    overrides: list[str] = Field(default_factory=list)
+    columns: dict[str, str] = Field(default_factory=dict)
+    tuned_in: str | None = None
+
+
+class ComparisonConfig(Frozen):
+    """A comparison. The first recipe is the treatment; the baselines it is compared with are made from it, all but
+    those in `without`, and further recipes are further arms."""
+
+    name: str = "comparison"
+    recipes: Annotated[list[str], Field(min_length=1)]
+    overrides: list[str] = Field(default_factory=list)
+    settings: Annotated[dict[str, SettingConfig], Field(min_length=1)] = Field(
+        default_factory=lambda: {"default": SettingConfig()}
+    )
+    without: list[str] = Field(default_factory=list)
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = Field(default_factory=lambda: [0, 1, 2])
+    tuning: TuningConfig = TuningConfig()
+    primary: str = "in distribution"
+    seconds: Literal["wall", "cpu"] = "wall"
+    jobs: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _seeds_are_fresh(self) -> ComparisonConfig:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, got {self.seeds}")
+        if self.tuning.lr and (used := set(self.seeds) & set(self.tuning.seeds)):
+            raise ValueError(f"seed {min(used)} is used for tuning, so no result may come from it")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_know_each_other(self) -> ComparisonConfig:
+        for name, setting in self.settings.items():
+            other = setting.tuned_in
+            if other is not None and (other not in self.settings or self.settings[other].tuned_in is not None):
+                raise ValueError(f"settings.{name}.tuned_in: {other!r} is no setting that is tuned itself")
+            if not name or not set(name) <= SLUG:
+                raise ValueError(f"settings: {name!r} names a folder: use lower-case letters, digits and - . only")
+        return self
+
+    def tuned_in(self, setting: str) -> str:
+        """The setting whose tuned values a setting uses."""
+        return self.settings[setting].tuned_in or setting
+
+
+SLUG = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
+
+
+def is_plan(path: Path) -> bool:
+    """Whether a file is a comparison's plan and no recipe."""
+    return path.suffix in (".yaml", ".yml") and path.is_file() and "recipes" in read_yaml(path)
+
+
+def read_plan(path: Path, **changes: Any) -> ComparisonConfig:
+    """A plan from its file, with the changes given on the command line."""
+    return make({**read_yaml(path), **changes}, str(path))
+
+
+def make(values: dict[str, Any], where: str = "compare") -> ComparisonConfig:
+    """Validate plain values into a plan; the first thing wrong becomes one sentence."""
+    try:
+        return ComparisonConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(explain(error, ComparisonConfig, where)) from None
+
+
+def resolved(plan: ComparisonConfig, arms: Sequence[str], baseline: str, treatment: str) -> str:
+    """`comparison.yaml`: the plan, and what follows from it."""
+    derived = {"arms": list(arms), "baseline": baseline, "treatment": treatment}
+    return yaml.safe_dump({**plan.model_dump(mode="json"), **derived}, sort_keys=False, allow_unicode=True)

@@ -179,9 +179,11 @@ class BudgetConfig(Frozen):
 
 
 class LogConfig(Frozen):
-    """How many groups a step go to rollouts.jsonl (0: none), and which trackers hear the metrics."""
+    """How many groups a step go to rollouts.jsonl (0: none), every how many steps the streams' gradients are compared
+    (0: never; such a step costs one more backward pass), and which trackers hear the metrics."""
 
     rollouts_per_step: NonNegativeInt = 4
+    streams_every: NonNegativeInt = 0
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
 
 

@@ -22,6 +22,10 @@ class RunError(RuntimeError):
     exit_code = 1
 
 
+class Diverged(RunError):
+    """The run's own weights or gradients are no longer finite: it would end so again."""
+
+
 class Interrupted(Exception):
     """SIGINT or SIGTERM arrived; the loop saves and leaves with 128 + the signal's number."""
 

@@ -21,8 +21,11 @@ METRIC_KEYS = (
     "groups/drawn", "groups/trained",
     "tokens/generated", "tokens/trained", "tokens/logical", "tokens/computed",
     "updates/refused",
+    "streams/grad_norm/pg", "streams/grad_norm/sft", "streams/share/pg", "streams/share/sft",
+    "streams/cosine", "streams/update_cosine",
 )  # fmt: skip
-"""Every key of a metrics row, in this order; a method may add `loss/STREAM`, and others under `method/`."""
+"""Every key of a metrics row, in this order; a method may add streams (`loss/S`, `streams/.../S`), and others under
+`method/`."""
 
 TIMING_KEYS = (
     "step", "stage", "time/rollout", "time/reward", "time/train", "time/sync", "time/step", "time/cpu",
@@ -72,7 +75,7 @@ def mean(values: Iterable[float]) -> float | None:
 def row(values: Mapping[str, float | int | str | None]) -> dict[str, float | int | str | None]:
     """A complete metrics row: contract keys first, absent and non-finite numbers as None, then the method's own."""
     own = sorted(key for key in values if key not in METRIC_KEYS)
-    unknown = [key for key in own if not key.startswith(("method/", "loss/"))]
+    unknown = [key for key in own if not key.startswith(("method/", "loss/", "streams/"))]
     assert not unknown, f"metric keys missing from METRIC_KEYS: {unknown}"
     return {key: _finite(values.get(key)) for key in [*METRIC_KEYS, *own]}
 

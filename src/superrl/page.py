@@ -42,6 +42,16 @@ CURVES = (
     ("entropy, nats a token", False, (("entropy", "policy/entropy"),)),
     ("KL of sampler and learner, a token", False, (("k3 estimate", "policy/kl"),)),
     ("gradient norm before clipping", False, (("norm", "grad_norm"),)),
+    (
+        "share of the step after Adam's scaling",
+        False,
+        (("policy gradient", "streams/share/pg"), ("demonstrations", "streams/share/sft")),
+    ),
+    (
+        "cosine of the streams' gradients",
+        False,
+        (("gradients", "streams/cosine"), ("updates", "streams/update_cosine")),
+    ),
     ("length in tokens", False, (("completions", "length/completion"), ("demonstrations", "length/demonstration"))),
     ("cut off at max_new_tokens", True, (("completions", "length/truncated_rate"),)),
 )

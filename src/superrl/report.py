@@ -332,6 +332,7 @@ def closing(summary: Row, metrics: Sequence[Row], run_folder: Path) -> list[str]
         *lines, ", ".join(cost), "",
         f"run folder  {run_folder}",
         f"look at it  superrl show {run_folder}",
+        f"open it     {run_folder}/report.html",
         f"repeat it   superrl train {run_folder}/config.yaml --out NEW_FOLDER",
         f"use it      superrl export {run_folder} MODEL_FOLDER",
     ]  # fmt: skip

@@ -239,6 +239,7 @@ def _schedule(recipe: Recipe, config: StageConfig) -> Schedule:
         mini_batches=config.mini_batches,
         max_tokens_per_pack=config.max_tokens_per_pack,
         seed=recipe.seed,
+        streams_every=recipe.log.streams_every,
     )
 
 

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from superrl.config import OptimizerConfig
-from superrl.errors import RunError
+from superrl.errors import Diverged
 from superrl.learner.forward import bare, token_logprobs
 from superrl.learner.optimizer import Optimizer, scheduled_lr
 from superrl.learner.serving import check_served, choose_packer
+from superrl.learner.streams import describe_streams
 from superrl.losses import kl_estimate
 from superrl.methods.hooks import Method
 from superrl.metrics import Means
@@ -35,7 +36,8 @@ MAX_REFUSED = 3
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What a stage fixes for its learner: passes, mini-batches, pack size, optimizer, and how many steps there are."""
+    """What a stage fixes for its learner: passes, mini-batches, pack size, optimizer, and how many steps there are.
+    Every `streams_every` steps (0: never) the streams' gradients are also taken one by one and compared."""
 
     optimizer: OptimizerConfig
     steps: int
@@ -43,6 +45,7 @@ class Schedule:
     mini_batches: int
     max_tokens_per_pack: int
     seed: int
+    streams_every: int = 0
 
 
 @dataclass(slots=True)
@@ -146,12 +149,16 @@ class Learner:
         schedule = self.schedule
         n_groups = max(len(shares) for shares in update.denominators.values())
         for epoch in range(schedule.epochs):
-            for chosen in mini_batches(n_groups, schedule.mini_batches, f"{schedule.seed}/{version}/{epoch}"):
+            sets = mini_batches(n_groups, schedule.mini_batches, f"{schedule.seed}/{version}/{epoch}")
+            for index, chosen in enumerate(sets):
                 denominators = {s: sum(shares[g] for g in chosen) for s, shares in update.denominators.items()}
                 part = [sample for sample in update.samples if sample.group in chosen]
                 if part:
                     self._backward(part, denominators, update, method, means)
+                    compared = self._compares_streams() and epoch == index == 0
+                    by_stream = self._by_stream(part, denominators, update, method) if compared else {}
                     self._apply(update, means)
+                    self._describe(by_stream, update, means)
 
     def _with_logp_old(self, update: Update, version: int, several: bool) -> Update:
         """`logp_old` where it is not simply `logp` without its gradient: later updates of a step, older rollouts."""
@@ -188,6 +195,32 @@ class Learner:
             means.add(f"loss/{stream}", total)
             means.add(f"weighted/{stream}", total * stream_weights[stream])
 
+    def _compares_streams(self) -> bool:
+        every = self.schedule.streams_every
+        return bool(every) and self.progress.step % every == 0
+
+    def _by_stream(
+        self, part: Sequence[Sample], denominators: Mapping[str, float], update: Update, method: Method
+    ) -> dict[str, list[Tensor]]:
+        """The gradient of every stream that has samples, each sample once more; the whole gradient is put back."""
+        parameters = [p for _, p in self.trainable()]
+        whole = [p.grad for p in parameters]
+        found = {}
+        for stream in sorted({sample.stream for sample in part}):
+            self.model.zero_grad(set_to_none=True)
+            self._backward([s for s in part if s.stream == stream], denominators, update, method, Means())
+            found[stream] = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        for parameter, gradient in zip(parameters, whole, strict=True):
+            parameter.grad = gradient
+        return found
+
+    def _describe(self, by_stream: Mapping[str, Sequence[Tensor]], update: Update, means: Means) -> None:
+        """The streams beside each other, after the optimizer's step that they made."""
+        if by_stream and not self.progress.refused_in_a_row:
+            scales = self.optimizer(update.optimizer).scales()
+            for name, value in describe_streams(by_stream, scales).items():
+                means.add(f"streams/{name}", value)
+
     def _apply(self, update: Update, means: Means) -> None:
         lr = scheduled_lr(self.schedule.optimizer, self.progress.step, self.schedule.steps) * update.lr_scale
         norm = self.optimizer(update.optimizer).step(lr)
@@ -195,7 +228,7 @@ class Learner:
             self.progress.refused += 1
             self.progress.refused_in_a_row += 1
             if self.progress.refused_in_a_row >= MAX_REFUSED:
-                raise RunError(
+                raise Diverged(
                     f"the gradient was not finite {MAX_REFUSED} times in a row at step {self.progress.step + 1} of the "
                     "stage: lower optimizer.lr, or use model.dtype: float32"
                 )

@@ -57,6 +57,19 @@ class Optimizer:
         self.adam.zero_grad(set_to_none=True)
         return norm if finite else None
 
+    def scales(self) -> list[Tensor]:
+        """What Adam divides each parameter's gradient by after its last step, sqrt(second moment, bias-corrected) +
+        eps; infinity where a parameter has had no gradient yet."""
+        _, beta2 = self.config.betas
+        found = []
+        for parameter in self.parameters:
+            if entry := self.adam.state.get(parameter):
+                moment = entry["exp_avg_sq"] / (1.0 - beta2 ** float(entry["step"]))
+                found.append(moment.sqrt() + self.config.eps)
+            else:
+                found.append(torch.full_like(parameter, torch.inf))
+        return found
+
     def state(self) -> dict[str, Tensor]:
         """Adam's moments and counts by `parameter/name`, for a safetensors file."""
         return {

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from superrl.errors import RunError, UserError
+from superrl.errors import Diverged, RunError, UserError
 from superrl.records import Stop, Trajectory
 from superrl.sampling.draw import draw
 from superrl.sampling.prefixes import Prefixes
@@ -183,7 +183,7 @@ class LocalSampler:
         ids = tokens.astype(np.int64)
         if not np.isfinite(logps[table.active[:width]]).all():
             self._cache.clear()
-            raise RunError("the sampler's model produced logits that are not finite; the weights have diverged")
+            raise Diverged("the sampler's model produced logits that are not finite; the weights have diverged")
         table.advance(ids)
         token_list, logp_list, entropy_list = ids.tolist(), logps.tolist(), entropies.tolist()
         for slot, row in table.occupied():

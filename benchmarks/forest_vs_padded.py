@@ -4,8 +4,8 @@
 
 Workloads: `short` is 4 groups of 8 completions of about 72 tokens on 100-token prompts, `long` is 2 groups of 8 of
 about 100 tokens on 512-token prompts; tokens are random, so that rollouts of a group share their prompt and nothing
-else, which is the least a forest can find. A step is forward and backward of the policy gradient over all packs, without the
-optimizer. The two are timed in turn, and the ratio is that of the medians. Leaves out sampling.
+else, which is the least a forest can find. A step is forward and backward of the policy gradient over all packs,
+without the optimizer. The two are timed in turn, and the ratio is that of the medians. Leaves out sampling.
 """
 
 from __future__ import annotations

@@ -1,18 +1,29 @@
 """The prefix forest against padded rows: the same log-probabilities and gradients, every distinct token once."""
 
 from copy import deepcopy
-from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, MambaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    MambaConfig,
+    MistralConfig,
+    OlmoeConfig,
+    PhimoeConfig,
+    Qwen2Config,
+    Qwen2MoeConfig,
+    Qwen3Config,
+)
 
 from builders import VOCABULARY, flat_gradient, tiny_llama
 from superrl.config import LoraConfig
 from superrl.learner.forward import token_logprobs
-from superrl.learner.serving import choose_packer
+from superrl.learner.serving import check_served, choose_packer
+from superrl.learner.windows import NO_WINDOW, UNLIMITED, reach
 from superrl.models import _with_adapters
 from superrl.packing import attention, forest, rows
 from superrl.packing.attention import ATTENTION, visible
@@ -32,9 +43,15 @@ SMALL = {
 }
 SHAPES = {
     "qwen2.5": Qwen2Config(**SMALL),
-    "qwen3": Qwen3Config(**SMALL, head_dim=8),
-    "gemma2": Gemma2Config(**SMALL, head_dim=8, sliding_window=7, attn_logit_softcapping=1.5),
-    "gemma3": Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=7),
+    "qwen3": Qwen3Config(**SMALL, head_dim=16),
+    "gemma2": Gemma2Config(**SMALL, head_dim=16, sliding_window=7, attn_logit_softcapping=1.5),
+    "gemma3": Gemma3TextConfig(**SMALL, head_dim=16, sliding_window=7),
+}
+EXPERTS = {
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
 }
 FAMILIES = ["llama", *SHAPES]
 
@@ -128,7 +145,10 @@ def test_activation_checkpointing_changes_no_bit(name):
         if recompute:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.train()
+        calls = []
+        model.model.layers[0].self_attn.q_proj.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         found.append(gradient(model, forest.pack, batch, 100)[0])
+        assert len(calls) == 1 + recompute
     assert torch.equal(*found)
 
 
@@ -187,7 +207,7 @@ def test_a_node_sees_its_ancestors_and_itself_in_the_rule_and_in_the_blocks(sequ
     answered = torch.cat([block.query for block in trie.blocks])[trie.place]
     assert answered.tolist() == list(range(size))
     keys = [
-        block.key.view(len(block.depth), -1)[row][mask[row, 0, 0, column] == 0].tolist()
+        block.key.view(len(block.depth), -1)[row][~mask[row, 0, 0, column]].tolist()
         for block, mask in zip(trie.blocks, trie.masks(3), strict=True)
         for row in range(len(block.depth))
         for column in range(block.depth.shape[1])
@@ -203,8 +223,7 @@ def test_flex_attention_s_rule_gives_the_branches_results(name):
     q, k, v = (torch.randn(1, heads, one.computed, 16, generator=draw) for heads in (4, 2, 2))
     window, cap = {"llama": (None, None), "gemma2": (5, 1.5), "gemma3": (5, None)}[name]
     expected = attention._by_branch(q, k, v, one.forest, 0.3, window, cap)
-    fresh = replace(one.forest, cache={})
-    torch.testing.assert_close(attention._flex(q, k, v, fresh, 0.3, window, cap), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(attention._flex(q, k, v, one.forest, 0.3, window, cap), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.gpu
@@ -224,18 +243,67 @@ def build_on_gpu(name):
     return model
 
 
+@pytest.mark.parametrize(("window", "cap"), [(None, None), (5, None), (None, 1.5), (3, 2.0)])
+def test_output_and_gradient_are_those_of_dense_attention(window, cap):
+    """Large scores, so that soft cap, window and softmax all matter; heads that share keys; values of another size."""
+    (one,) = forest.pack([sequence(range(20), 9), sequence([*range(12), 3, 3, 3], 9), sequence([7, 8, 9], 1)], 1000)
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((4, 16), (2, 16), (2, 8))
+    q, k, v = (torch.randn(1, h, one.computed, d, generator=draw).requires_grad_() for h, d in shapes)
+    weight = torch.randn(1, one.computed, 4, 8, generator=draw)
+    out = attention._by_branch(q, k, v, one.forest, 0.7, window, cap)
+    found = torch.autograd.grad((out * weight).sum(), (q, k, v))
+    dense = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    keys, values = (x.repeat_interleave(2, 1) for x in dense[1:])
+    scores = 0.7 * dense[0] @ keys.transpose(-1, -2)
+    scores = scores if cap is None else torch.tanh(scores / cap) * cap
+    i = torch.arange(one.computed)
+    seen = visible(one.forest, window)(i, i, i[:, None], i[None])
+    expected = (scores.masked_fill(~seen, -torch.inf).softmax(-1) @ values).transpose(1, 2)
+    torch.testing.assert_close(out, expected.float(), rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(found, torch.autograd.grad((expected * weight).sum(), dense), strict=True):
+        torch.testing.assert_close(ours, theirs.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_in_bfloat16_the_forest_is_no_noisier_than_padded_rows(pairs):
+    batch = [sequence([*range(20), 3], 9), sequence([*range(12), 3, 3, 3], 9), sequence([7, 8, 9], 1)]
+    exact, _ = gradient(pairs["llama"][0], rows.pack, batch, 1000)
+    gaps = []
+    for model, layout in zip(pairs["llama"], (rows.pack, forest.pack), strict=True):
+        for one in layout(batch, 1000):
+            logp, _ = token_logprobs(model, one, torch.bfloat16)
+            owner = torch.tensor(one.items)[one.sequence]
+            ((owner % 3 - 0.7) * (1 + one.position % 7) * logp).sum().backward()
+        gaps.append(float((flat_gradient(model) - exact).norm() / exact.norm()))
+    assert 0 < gaps[1] < 1.5 * gaps[0] < 0.1
+
+
+def test_long_branches_are_cut_so_that_scores_stay_bounded(monkeypatch):
+    batch = [sequence(range(20), 9), sequence([*range(12), 3, 3, 3], 9)]
+    (whole,) = forest.pack(batch, 1000)
+    monkeypatch.setattr(attention, "SCORES", 40)
+    (cut,) = forest.pack(batch, 1000)
+    assert all(block.depth.numel() * block.length <= 40 for block in cut.forest.blocks)
+    assert len(cut.forest.blocks) > len(whole.forest.blocks)
+    q, k, v = (torch.randn(1, 2, cut.computed, 8, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    one, other = (attention._by_branch(q, k, v, p.forest, 1.0, None, None) for p in (cut, whole))
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_models_a_forest_cannot_serve_keep_one_sequence_a_row():
     mamba = AutoModelForCausalLM.from_config(
         MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4)
     ).eval()
     assert choose_packer(mamba) is rows.pack
-    long = tiny_llama(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0})
-    assert choose_packer(long) is rows.pack
-    assert long.config._attn_implementation == "sdpa"
+    scaled = tiny_llama(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0})
+    assert choose_packer(scaled) is rows.pack
+    assert scaled.config._attn_implementation == "sdpa"
 
 
 def test_a_model_that_attends_differently_over_the_forest_is_found_out(monkeypatch):
-    monkeypatch.setattr(attention.Block, "mask", lambda block, window: torch.zeros(1, 1, 1, 1, block.length))
+    monkeypatch.setattr(
+        attention.Block, "hidden", lambda block, window: torch.zeros(1, 1, 1, 1, block.length, dtype=torch.bool)
+    )
     model = tiny_llama()
     assert choose_packer(model) is rows.pack
     assert model.config._attn_implementation != ATTENTION
@@ -256,3 +324,45 @@ def test_equal_and_longer_sequences_cost_nothing_twice(sequences):
     (twice,) = forest.pack([*sequences, *sequences], 10_000)
     assert twice.computed == once.computed and len(twice.source) == len(once.source)
     assert len(twice.edge) == 2 * len(once.edge)
+
+
+@pytest.mark.parametrize(
+    ("config", "layout"),
+    [
+        (
+            Qwen2MoeConfig(
+                **SMALL, **EXPERTS, use_sliding_window=True, sliding_window=30, layer_types=["sliding_attention"] * 2
+            ),
+            rows,
+        ),
+        (PhimoeConfig(**SMALL, num_local_experts=2, sliding_window=30), rows),
+        (OlmoeConfig(**SMALL, num_experts=2, num_experts_per_tok=1), forest),
+        (MistralConfig(**SMALL, sliding_window=30), forest),
+    ],
+)
+def test_a_window_longer_than_any_probe_that_the_model_keeps_to_itself_is_found(config, layout):
+    model = AutoModelForCausalLM.from_config(config).eval()
+    before = model.config._attn_implementation
+    assert choose_packer(model) is layout.pack
+    assert model.config._attn_implementation == (ATTENTION if layout is forest else before)
+
+
+def test_how_far_a_rule_reaches():
+    assert reach(lambda b, h, q, k: k <= q) == UNLIMITED
+    assert reach(lambda b, h, q, k: (k <= q) & (q - k < 30)) == 30
+    assert reach(lambda b, h, q, k: (k <= q) & (q // 64 == k // 64)) == NO_WINDOW
+
+
+def test_a_model_serves_one_learner_at_a_time():
+    """The second takes the model over, also one that knows no fused attention; the first is told, not misled."""
+    model = build("gemma2")
+    batch = [sequence(range(20), 9)]
+    for _ in range(2):
+        check_served(model)
+        assert choose_packer(model) is forest.pack
+    check_served(model)
+    with pytest.raises(AssertionError, match="another learner"):
+        token_logprobs(model, forest.pack(batch, 100)[0], torch.float32)
+    choose_packer(model)
+    with pytest.raises(TypeError, match="prefix forest"):
+        model(torch.tensor([[1, 2, 3]]))

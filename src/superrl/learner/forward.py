@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from superrl.packing.attention import ATTENTION
 from superrl.packing.pack import Pack
 
 CHUNK_LOGITS = 2**25
@@ -27,6 +28,8 @@ def token_logprobs(
     an edge share its computation.
     """
     device = pack.tokens.device
+    shared = cast(Any, bare(model)).config._attn_implementation == ATTENTION
+    assert shared == (pack.forest is not None), "the model's attention was set up for another layout by another learner"
     with torch.autocast(device.type, dtype=compute_dtype, enabled=compute_dtype != torch.float32):
         hidden = trunk(model)(**pack.arguments).last_hidden_state.flatten(0, 1)
         rows = hidden.index_select(0, pack.source)  # not hidden[source]: its backward is not deterministic

@@ -143,7 +143,10 @@ class Learner:
 
     def _packs(self, sequences: Sequence[Tokens]) -> Iterator[Pack]:
         for batch in self.pack(sequences, self.schedule.max_tokens_per_pack):
-            yield batch.to(self.device)
+            moved = batch.to(self.device)
+            yield moved
+            if moved.forest is not None:
+                moved.forest.cache.clear()  # its masks are as large as its activations
 
     def _update(self, update: Update, method: Method, version: int, means: Means) -> None:
         schedule = self.schedule

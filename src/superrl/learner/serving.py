@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from superrl.errors import UserError
 from superrl.learner.forward import bare, head, logits, trunk
+from superrl.learner.windows import tells_its_windows
 from superrl.packing import forest, rows
 from superrl.packing.attention import ATTENTION, forest_attention
 from superrl.packing.pack import Packer
@@ -22,19 +23,25 @@ TOLERANCE = 1e-2
 """How far trunk-then-head may be from the model's own logits, in nats: rounding of a float32 forward is far below."""
 RELATIVE = 1e-3
 """How far a forest's hidden states may be from those of padded rows, relative to the largest one."""
+DEVICES = {"cpu", "cuda"}
 SERVED_LAYERS = {"full_attention", "sliding_attention"}
-SERVED_ROPE = {"default", "linear", "llama3", "yarn"}
+SERVED_ROPE = {"default", "linear", "llama3", "proportional", "yarn"}
 """Rotary embeddings whose angle depends on the position alone, not on the longest sequence of the batch."""
 
 
 def check_served(model: nn.Module) -> None:
     """Refuse a model that does more to its logits than `logits` knows: its gradients would be another model's.
 
-    The model is left with attention of its own, also if a learner had given it the forest's.
+    The model is left with plain attention, also if a learner had given it the forest's: that learner is at its end.
     """
     plain: Any = bare(model)
     if plain.config._attn_implementation == ATTENTION:
-        _attend_by(plain, "sdpa")
+        _attend_by(plain, "sdpa" if plain._supports_sdpa else "eager")
+    if plain.base_model is plain:
+        raise UserError(
+            f"model.name: {type(plain).__name__} does not show its trunk apart from its head: take a model of another "
+            "family"
+        )
     gap = disagreement(model, torch.arange(8, device=_device(model))[None] % _vocabulary(model))
     if not gap <= TOLERANCE:
         raise UserError(
@@ -55,17 +62,25 @@ def choose_packer(model: nn.Module) -> Packer:
     """The forest if the model computes the same over it (its attention is then replaced for good), else padded rows."""
     plain: Any = bare(model)
     own = plain.config._attn_implementation
-    if _known(plain.config):
+    if _device(model).type in DEVICES and _known(plain.config) and tells_its_windows(model):
+        over_rows = _hidden(model, rows.pack)
         _attend_by(plain, ATTENTION)
-        if plain.config._attn_implementation == ATTENTION:
-            over_forest = _hidden(model, forest.pack)
-            _attend_by(plain, own)
-            over_rows = _hidden(model, rows.pack)
-            if over_forest is not None and over_rows is not None and _agree(over_forest, over_rows):
-                _attend_by(plain, ATTENTION)
-                return forest.pack
+        if plain.config._attn_implementation == ATTENTION and _agree(_over_forest(model), over_rows):
+            return forest.pack
     _attend_by(plain, own)
     return rows.pack
+
+
+def _over_forest(model: nn.Module) -> Tensor | None:
+    """The probe's hidden states over a forest; None if the model does not take one, or the device's kernel refuses."""
+    try:
+        return _hidden(model, forest.pack)
+    except TypeError:  # a forward without room for another keyword
+        return None
+    except (RuntimeError, NotImplementedError):
+        if _device(model).type == "cuda":  # a shape that FlexAttention does not compile for
+            return None
+        raise
 
 
 def _known(config: Any) -> bool:
@@ -89,26 +104,24 @@ def _attend_by(model: Any, implementation: str) -> None:
     model.set_attn_implementation(implementation)
 
 
-@torch.no_grad()
-def _hidden(model: nn.Module, packer: Packer) -> Tensor | None:
-    """The hidden state before every trained token of a small batch with much in common; None if the model does not take
-    a forest."""
+def _hidden(model: nn.Module, packer: Packer) -> Tensor:
+    """The hidden state before every trained token of a small batch with much in common; on a GPU also a backward, which
+    is compiled apart."""
     sequences = _probe(_vocabulary(model))
     (pack,) = (pack.to(_device(model)) for pack in packer(sequences, 10_000))
-    try:
+    with torch.set_grad_enabled(_device(model).type == "cuda"):
         hidden = trunk(model)(**pack.arguments).last_hidden_state.flatten(0, 1)
-    except TypeError:  # a forward without room for another keyword
-        return None
-    found = (
-        hidden.index_select(0, pack.source)
-        .index_select(0, pack.edge)
-        .split([sum(sequences[i].loss_mask) for i in pack.items])
-    )
-    return torch.cat([state for _, state in sorted(zip(pack.items, found, strict=True), key=lambda one: one[0])])
+    if hidden.requires_grad:
+        hidden.sum().backward()
+        model.zero_grad(set_to_none=True)
+    found = hidden.detach().index_select(0, pack.source).index_select(0, pack.edge)
+    lengths = [sum(sequences[i].loss_mask) for i in pack.items]
+    states = sorted(zip(pack.items, found.split(lengths), strict=True), key=lambda one: one[0])
+    return torch.cat([state for _, state in states])
 
 
-def _agree(one: Tensor, other: Tensor) -> bool:
-    return bool((one - other).abs().max() <= RELATIVE * other.abs().max())
+def _agree(one: Tensor | None, other: Tensor) -> bool:
+    return one is not None and bool((one - other).abs().max() <= RELATIVE * other.abs().max())
 
 
 def _probe(vocabulary: int) -> list[Trajectory]:

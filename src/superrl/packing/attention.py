@@ -3,8 +3,8 @@
 transformers calls `forest_attention` in every layer once it is registered under `ATTENTION`; the forest travels through
 the model as the keyword `forest`. On a CPU every branch (the run of nodes that one sequence added) attends to its path
 from the root, branches of similar size in one batched product: no work on pairs that see nothing of each other, as a
-dense mask would cost. Scores are recomputed in the backward pass, so memory grows with nodes, not with pairs. On a CUDA
-device FlexAttention evaluates the same rule with a block mask.
+dense mask would cost. Scores are recomputed in the backward pass; of all pairs only a boolean mask is held, while the
+pack is in use. On a CUDA device FlexAttention evaluates the same rule with a block mask.
 
 Leaves out layouts (`forest`), and attention sinks and biases: a model that has them is not served.
 """
@@ -37,9 +37,10 @@ class Branch:
     path: tuple[int, ...]
 
     def parts(self) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-        """(first node, its depth, path up to the part's last node) of parts of at most QUERIES nodes."""
-        for depth in range(self.depth, len(self.path), QUERIES):
-            yield self.first + depth - self.depth, depth, self.path[: depth + QUERIES]
+        """(first node, its depth, path up to the part's last node) of parts of at most QUERIES nodes, SCORES scores."""
+        step = min(QUERIES, max(1, SCORES // len(self.path)))
+        for depth in range(self.depth, len(self.path), step):
+            yield self.first + depth - self.depth, depth, self.path[: depth + step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +54,13 @@ class Block:
     depth: Tensor
     length: int
 
-    def mask(self, window: int | None) -> Tensor:
-        """[S, 1, 1, n, L], to add to scores: 0 where the key is seen, -inf elsewhere."""
+    def hidden(self, window: int | None) -> Tensor:
+        """[S, 1, 1, n, L] bool: the keys that a query does not see."""
         column = torch.arange(self.length, device=self.depth.device)
-        seen = column <= self.depth[..., None]
+        unseen = column > self.depth[..., None]
         if window is not None:
-            seen &= column > self.depth[..., None] - window
-        zeros = torch.zeros(seen.shape, device=seen.device)
-        return zeros.masked_fill_(~seen, -torch.inf)[:, None, None]
+            unseen |= column <= self.depth[..., None] - window
+        return unseen[:, None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,9 @@ class Forest:
 
     def masks(self, window: int | None) -> list[Tensor]:
         """Every block's mask, made once for all layers."""
-        if window not in self.cache:
-            self.cache[window] = [block.mask(window) for block in self.blocks]
-        masks: list[Tensor] = self.cache[window]
+        if ("branches", window) not in self.cache:
+            self.cache["branches", window] = [block.hidden(window) for block in self.blocks]
+        masks: list[Tensor] = self.cache["branches", window]
         return masks
 
 
@@ -141,16 +141,20 @@ def forest_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    forest: Forest,
+    forest: Forest | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in every layer: query [1, H, T, D], key and value [1, Hkv, T, D] -> [1, T, H, D]."""
+    if forest is None or attention_mask is not None:
+        raise TypeError(f"{type(module).__name__} attends over a prefix forest now: give it one, and no mask")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    query, key = query.to(value.dtype), key.to(value.dtype)
-    attend = _flex if query.device.type == "cuda" else _by_branch
+    device = query.device.type  # families differ in what they leave in float32
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    attend = _flex if device == "cuda" else _by_branch
     return attend(query, key, value, forest, scale, sliding_window, softcap), None
 
 
@@ -234,14 +238,15 @@ def _flat(rows: Tensor) -> Tensor:
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
-    """Attention weights in float32, [S, Hkv, G * n, L], and the derivative of the soft cap if there is one."""
-    scores = (query @ key.transpose(-1, -2)).float()
+    """Attention weights in float32, [S, Hkv, G * n, L], and the derivative of the soft cap if there is one. The scores
+    of bfloat16 inputs are float32 too: rounded before the exponential they cost several times the noise."""
+    scores = query.float() @ key.float().transpose(-1, -2)
     slope = None
     if softcap is not None:
         bounded = torch.tanh(scores / softcap)
         slope, scores = 1.0 - bounded * bounded, bounded * softcap
     branches, shared, _, length = scores.shape
-    masked = scores.view(branches, shared, -1, mask.shape[-2], length).add_(mask)
+    masked = scores.view(branches, shared, -1, mask.shape[-2], length).masked_fill_(mask, -torch.inf)
     return masked.softmax(-1).view(scores.shape), slope
 
 
@@ -253,10 +258,10 @@ def _flex(
     def capped(score: Tensor, *index: Tensor) -> Tensor:
         return score if softcap is None else torch.tanh(score / softcap) * softcap
 
-    if window not in forest.cache:
-        forest.cache[window] = _block_mask(forest, window)
+    if ("flex", window) not in forest.cache:
+        forest.cache["flex", window] = _block_mask(forest, window)
     out = _compiled(query.device.type)(
-        query, key, value, score_mod=None if softcap is None else capped, block_mask=forest.cache[window],
+        query, key, value, score_mod=None if softcap is None else capped, block_mask=forest.cache["flex", window],
         scale=scale, enable_gqa=query.shape[1] != key.shape[1],
     )  # fmt: skip
     transposed: Tensor = out.transpose(1, 2)
@@ -277,8 +282,9 @@ def visible(forest: Forest, window: int | None) -> Callable[[Tensor, Tensor, Ten
 def _block_mask(forest: Forest, window: int | None) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    size = len(forest.depth)
-    return create_block_mask(visible(forest, window), None, None, size, size, device=forest.depth.device)
+    size, device = len(forest.depth), forest.depth.device
+    compiled = device.type == "cuda"  # uncompiled it holds every pair
+    return create_block_mask(visible(forest, window), None, None, size, size, device=device, _compile=compiled)
 
 
 @lru_cache
@@ -286,6 +292,6 @@ def _compiled(device: str) -> Callable[..., Tensor]:
     """FlexAttention is only fast when compiled; uncompiled it is what a CPU's tests compare with."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    compiled: Any = torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
+    compiled: Any = torch.compile(flex_attention) if device == "cuda" else flex_attention
     attend: Callable[..., Tensor] = compiled
     return attend

@@ -15,7 +15,11 @@ data: {train: "tasks:chain"}
 stages: [{name: rl, method: {name: grpo}, steps: 2}]
 """
 
-COMMANDS = ("train", "eval", "inspect", "show", "why", "page", "recipes", "doctor", "export")
+COMMANDS = ("train", "eval", "compare", "inspect", "show", "why", "page", "recipes", "doctor", "export")
+
+
+NOWHERE = ("--out", "/dev/null/out")
+"""Should a comparison not be refused as it is to be, it is refused here, and does not begin."""
 
 
 @pytest.mark.parametrize(
@@ -34,6 +38,17 @@ COMMANDS = ("train", "eval", "inspect", "show", "why", "page", "recipes", "docto
         (["train", "no-such-recipe"], "no recipe 'no-such-recipe'"),
         (["train", "nowhere.yaml"], "cannot read the recipe nowhere.yaml"),
         (["train", "--resume"], "--resume needs --out DIR"),
+        (["compare"], "name a recipe to compare"),
+        (["compare", "stages.0.steps=1"], "name a recipe to compare"),
+        (["compare", "no-such-recipe"], "no recipe 'no-such-recipe'"),
+        (["compare", "default", "--seeds", "0", *NOWHERE], "--seeds"),
+        (["compare", "default", "--tune", "1e-4,high", *NOWHERE], "--tune '1e-4,high' must be learning rates"),
+        (["compare", "default", "--tune", "-1", *NOWHERE], "tuning.lr"),
+        (["compare", "default", "--without", "sftt", *NOWHERE], "no baseline 'sftt'; did you mean 'sft'?"),
+        (["compare", "default", "sft-then-rl", "sft-then-rl", *NOWHERE], "two recipes are called 'sft-then-rl'"),
+        (["compare", "default", "sft-then-rl", "stages.0.steps=7", *NOWHERE], "give them equal steps"),
+        (["compare", "--report-only"], "--report-only needs --out DIR"),
+        (["compare", "--report-only", "--out", "/nowhere"], "/nowhere holds no comparison"),
         (["show", "/nowhere"], "/nowhere is not a folder"),
         (["why", "/nowhere", "1", "a"], "/nowhere is not a folder"),
         (["why", "/nowhere", "first", "a"], "step"),
@@ -135,6 +150,40 @@ def test_figures_are_printed_with_their_interval() -> None:
     assert cli._figures(figures) == "accuracy 0.165 [0.121, 0.220], pass@4 0.310, mean reward 0.200, n 200"
     unjudged = figures | {"accuracy": None, "ci95": None, "pass@k": None}
     assert cli._figures(unjudged) == "mean reward 0.200, n 200"
+
+
+def test_a_plan_says_all_but_the_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("recipes: [no-such-recipe]\nseeds: [5, 6]\n")
+    for more in (["--seeds", "2"], ["--tune", "1e-4"], ["--without", "sft"], ["default"], ["stages.0.steps=1"]):
+        assert cli.run(["compare", str(plan), *more]) == 2
+        assert f"{plan} is a plan, which says all but --jobs" in capsys.readouterr().err
+    assert cli.run(["compare", str(plan), "--jobs", "2"]) == 2
+    assert "no recipe 'no-such-recipe'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "scipy"])
+def test_what_a_report_needs_is_missed_before_the_first_run(module: str, tmp_path: Path) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None; from superrl.cli import main; sys.argv = sys.argv[1:]; main()"
+    command = [sys.executable, "-c", code, "superrl", "compare", "default", "--out", str(tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and not (tmp_path / "out").exists()
+    assert f"need {module}" in ended.stderr and ended.stderr.endswith("pip install 'superrl[compare]'\n")
+
+
+def test_an_interrupted_comparison_says_how_to_continue(tmp_path: Path) -> None:
+    (tmp_path / "comparison.yaml").touch()
+    cli._run_folder[:] = [tmp_path]
+    try:
+        found = [cli.explain(error) for error in (Interrupted(2), RunError("a worker died"), UserError("bad data"))]
+    finally:
+        cli._run_folder.clear()
+    again = f"superrl compare {tmp_path}/comparison.yaml --out {tmp_path}"
+    assert found == [
+        (f"interrupted; continue with: {again}", 130),
+        (f"a worker died; continue with: {again}", 1),
+        ("bad data", 2),
+    ]
 
 
 def test_a_closed_pipe_is_no_error() -> None:

@@ -1,5 +1,6 @@
 """The diagnosis: nothing it says is a guess, and everything missing comes with the command that gets it."""
 
+import tomllib
 from pathlib import Path
 
 import torch
@@ -27,8 +28,15 @@ def test_versions_compare_as_numbers() -> None:
 
 
 def test_an_extra_is_there_or_comes_with_its_command() -> None:
-    assert extra("plot", "figures", ("json",)) == "plot (figures): installed"
-    assert extra("plot", "figures", ("json", "no_such_module")) == "plot (figures): pip install 'superrl[plot]'"
+    assert extra("lora", "model.lora", ("json",)) == "lora (model.lora): installed"
+    assert extra("lora", "model.lora", ("json", "no_such_module")) == "lora (model.lora): pip install 'superrl[lora]'"
+
+
+def test_the_extras_are_those_of_the_package() -> None:
+    stated = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert set(EXTRAS) == set(stated["optional-dependencies"]) - {"dev"}
+    assert all(set(modules) <= {n.replace("-", "_") for n in stated["optional-dependencies"][name]}
+               for name, (_, modules) in EXTRAS.items())  # fmt: skip
 
 
 def test_cpu_features_are_read_from_the_first_core(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import typer
 from superrl.errors import Interrupted, RunError, UserError
 
 if TYPE_CHECKING:
+    from superrl.comparison.plan import ComparisonConfig
     from superrl.config import PromptConfig
 
 DEFAULT = "default"
@@ -104,6 +105,44 @@ def evaluate(
     typer.echo(_figures(figures))
     if out is not None:
         out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
+def compare(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE_OR_PLAN", help="the recipe that is compared, or a plan (YAML)")
+    ] = None,
+    others: Annotated[
+        list[str] | None, typer.Argument(metavar="RECIPE|PATH.TO.KEY=VALUE", help=
+            "further recipes, of which only the stages are used; settings to change in all of them")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="run seeds 0 to N-1 (default: 3)")] = None,
+    tune: Annotated[str | None, typer.Option(metavar="LR,LR,...", help="rates every arm tries, on seed 1000")] = None,
+    without: Annotated[str | None, typer.Option(metavar="ARM,ARM,...", help="baselines to leave out")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="runs at a time (default: 1, or the plan's)")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder, also of a comparison to continue")] = None,
+    report_only: Annotated[bool, typer.Option("--report-only", help="run nothing, report what is in --out")] = False,
+) -> None:  # fmt: skip
+    """Compare recipes fairly. With baselines, several seeds, intervals and pictures; see docs/compare.md."""
+    from superrl.comparison import glance, report
+
+    report.require()
+    if report_only and out is None:
+        raise UserError("--report-only needs --out DIR, the folder of a comparison")
+    if report_only and out is not None:
+        folder = out
+    else:
+        arguments = [*([] if recipe is None else [recipe]), *(others or [])]
+        plan = _plan(arguments, seeds, tune, without, jobs)
+
+        from superrl.comparison.runner import compare as carry_out
+        from superrl.runfolder import default_path
+
+        folder = out or default_path("compare")
+        _run_folder[:] = [folder]
+        carry_out(plan, folder, typer.echo)
+    report.analyse(folder)
+    glance.show(json.loads((folder / "compare.json").read_text(encoding="utf-8")), folder)
 
 
 @app.command()
@@ -209,7 +248,8 @@ def run(arguments: Sequence[str]) -> int:
 def explain(error: BaseException) -> tuple[str, int]:
     """What to tell a person about an exception, and the exit status. A bug's traceback goes to the run's error.log."""
     if isinstance(error, UserError | RunError):
-        return str(error), error.exit_code
+        again = _again() if isinstance(error, RunError) and _is_comparison() else None
+        return f"{error}; continue with: {again}" if again else str(error), error.exit_code
     if isinstance(error, Interrupted | KeyboardInterrupt | typer.Abort):
         return _interrupted(error)
     if isinstance(error, _UsageError):
@@ -226,8 +266,18 @@ def _interrupted(error: BaseException) -> tuple[str, int]:
     status = error.exit_code if isinstance(error, Interrupted) else 130
     if not isinstance(error, Interrupted) or not _run_folder:
         return "interrupted", status
+    return f"interrupted; continue with: {_again()}", status
+
+
+def _is_comparison() -> bool:
+    return bool(_run_folder) and (_run_folder[0] / "comparison.yaml").is_file()
+
+
+def _again() -> str:
     folder = _run_folder[0]
-    return f"interrupted; continue with: superrl train {folder}/config.yaml --out {folder} --resume", status
+    if _is_comparison():
+        return f"superrl compare {folder}/comparison.yaml --out {folder}"
+    return f"superrl train {folder}/config.yaml --out {folder} --resume"
 
 
 def _bug(error: BaseException) -> tuple[str, int]:
@@ -242,6 +292,28 @@ def _bug(error: BaseException) -> tuple[str, int]:
             return f"{sentence}\n{trace}", 1
         return f"{sentence} (traceback in {log})", 1
     return f"{sentence}\n{trace}", 1
+
+
+def _plan(
+    arguments: Sequence[str], seeds: int | None, tune: str | None, without: str | None, jobs: int | None
+) -> ComparisonConfig:
+    """A plan from its file, which then says all but `jobs`, or from recipes and options."""
+    from superrl.comparison.plan import is_plan, planned, read_plan
+
+    overrides = [argument for argument in arguments if "=" in argument and not Path(argument).is_file()]
+    recipes = [argument for argument in arguments if argument not in overrides]
+    if not recipes:
+        raise UserError("name a recipe to compare, such as `superrl compare default`, or a plan")
+    if plans := [recipe for recipe in recipes if is_plan(Path(recipe))]:
+        if len(arguments) > 1 or seeds is not None or tune is not None or without is not None:
+            raise UserError(f"{plans[0]} is a plan, which says all but --jobs: put recipes, seeds and settings there")
+        return read_plan(Path(plans[0]), **({} if jobs is None else {"jobs": jobs}))
+    try:
+        rates = [float(rate) for rate in tune.split(",")] if tune is not None else []
+    except ValueError:
+        raise UserError(f"--tune {tune!r} must be learning rates, such as 1e-5,3e-5,1e-4") from None
+    leave_out = [arm.strip() for arm in without.split(",")] if without is not None else []
+    return planned(recipes, overrides, seeds or 3, rates, leave_out, jobs or 1)
 
 
 def _yaml(option: str, text: str) -> Any:

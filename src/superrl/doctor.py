@@ -14,7 +14,7 @@ from pathlib import Path
 
 EXTRAS = {
     "data": ("hub datasets", ("datasets", "pyarrow")),
-    "plot": ("figures", ("matplotlib",)),
+    "compare": ("superrl compare", ("matplotlib", "scipy")),
     "lora": ("model.lora", ("peft",)),
     "tasks": ("tasks:reasoning_gym/NAME", ("reasoning_gym",)),
     "gguf": (".gguf models", ("gguf",)),
@@ -127,6 +127,6 @@ def extras() -> list[str]:
 
 
 def extra(name: str, purpose: str, modules: tuple[str, ...]) -> str:
-    """`plot (figures): installed`, or `...: pip install 'superrl[plot]'`."""
+    """`lora (model.lora): installed`, or `...: pip install 'superrl[lora]'`."""
     there = all(util.find_spec(module) for module in modules)
     return f"{name} ({purpose}): " + ("installed" if there else f"pip install 'superrl[{name}]'")

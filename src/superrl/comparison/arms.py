@@ -15,6 +15,9 @@ from typing import Any
 from superrl.comparison.plan import ComparisonConfig
 from superrl.config import Recipe, load, parse
 from superrl.errors import UserError, nearest
+from superrl.methods import METHODS
+from superrl.methods import build as build_method
+from superrl.methods.hooks import Limits
 
 Plain = dict[str, Any]
 Point = Mapping[str, float]
@@ -40,66 +43,70 @@ class Arm:
     splits: bool = False
 
 
-def _with_stages(base: Plain, *stages: Plain, **top: Any) -> Plain:
-    return {**base, **top, "stages": list(stages)}
-
-
 def _at(stage: Plain, lr: float | None, **changes: Any) -> Plain:
     optimizer = stage["optimizer"] if lr is None else {**stage["optimizer"], "lr": lr}
     return {**stage, **changes, "optimizer": optimizer}
 
 
+def _alone(base: Plain, lr: float | None, name: str, method: Plain, **changes: Any) -> Plain:
+    """One stage in the place of all: the last one's data, size and reward, and the steps of all together."""
+    steps = sum(stage["steps"] for stage in base["stages"])
+    only = {"name": name, "method": method, "steps": steps, "refill": None, "from": "previous"}
+    return _at(base["stages"][-1], lr, **{**only, **changes})
+
+
+def _last(base: Plain, lr: float | None, **changes: Any) -> list[Plain]:
+    """All stages at one rate, the last one changed."""
+    *before, last = base["stages"]
+    return [*(_at(stage, lr) for stage in before), _at(last, lr, **changes)]
+
+
 def treatment(base: Plain, point: Point, paired: Paired | None) -> Plain:
     """The recipe itself, every stage at the tuned rate."""
-    return _with_stages(base, *(_at(stage, point.get("lr")) for stage in base["stages"]))
+    return {**base, "stages": _last(base, point.get("lr"))}
 
 
 def sft(base: Plain, point: Point, paired: Paired | None) -> Plain:
     """Supervised fine-tuning on the demonstrations, as many steps of as many prompts."""
-    return _with_stages(base, _at(base["stages"][-1], point.get("lr"), name="sft", method=_sft(base), refill=None))
+    return {**base, "stages": [_alone(base, point.get("lr"), "sft", _sft(base))]}
 
 
 def grpo(base: Plain, point: Point, paired: Paired | None) -> Plain:
     """The treatment's policy gradient alone."""
-    return _with_stages(base, _at(base["stages"][-1], point.get("lr"), name="grpo", method=_grpo(base), refill=None))
+    return {**base, "stages": [_alone(base, point.get("lr"), "grpo", _grpo(base))]}
 
 
 def sft_then_rl(base: Plain, point: Point, paired: Paired | None) -> Plain:
     """SFT for a tuned share of the steps, then the policy gradient from its best checkpoint."""
-    last = base["stages"][-1]
-    first = max(1, round(last["steps"] * point["split"]))
+    steps = sum(stage["steps"] for stage in base["stages"])
+    if steps < 2:
+        raise UserError(f"sft-then-rl needs 2 steps, and there is {steps}: add steps, or leave it out (without)")
+    first = min(max(1, round(steps * point["split"])), steps - 1)
     start = "best" if base["data"]["validation"] and base["evaluation"]["every"] else "previous"
-    return _with_stages(
-        base,
-        _at(last, point.get("sft_lr", point.get("lr")), name="sft", method=_sft(base), refill=None, steps=first),
-        _at(
-            last, point.get("lr"), name="rl", method=_grpo(base), refill=None,
-            steps=max(last["steps"] - first, 1), **{"from": start},
-        ),
-    )  # fmt: skip
+    before = _alone(base, point.get("sft_lr", point.get("lr")), "sft", _sft(base), steps=first)
+    after = _alone(base, point.get("lr"), "rl", _grpo(base), steps=steps - first, **{"from": start})
+    return {**base, "stages": [before, after]}
 
 
 def refill(base: Plain, point: Point, paired: Paired | None) -> Plain:
     """The policy gradient on mixed groups only, failed and solved ones replaced by further prompts, until it has drawn
     as many tokens as the treatment did."""
     assert paired is not None
-    stage = _at(base["stages"][-1], point.get("lr"), name="refill", method=_grpo(base), refill={"keep": "mixed"})
-    return _with_stages(base, stage, budget={**base["budget"], "tokens": paired.tokens})
+    stage = _alone(base, point.get("lr"), "refill", _grpo(base), refill={"keep": "mixed"})
+    return {**base, "stages": [stage], "budget": {**base["budget"], "tokens": paired.tokens}}
 
 
 def no_policy_gradient(base: Plain, point: Point, paired: Paired | None) -> Plain:
     """The treatment with its policy gradient off: what imitation of failed prompts does alone."""
-    last = base["stages"][-1]
-    method = {**last["method"], "policy_gradient": False}
-    return _with_stages(base, *base["stages"][:-1], _at(last, point.get("lr"), method=method))
+    method = {**base["stages"][-1]["method"], "policy_gradient": False}
+    return {**base, "stages": _last(base, point.get("lr"), method=method)}
 
 
 def yoked(base: Plain, point: Point, paired: Paired | None) -> Plain:
     """As many fallbacks a step as the treatment had, on prompts chosen at random."""
     assert paired is not None
-    last = base["stages"][-1]
-    method = {**last["method"], "name": "yoked", "counts": list(paired.fallbacks)}
-    return _with_stages(base, *base["stages"][:-1], _at(last, point.get("lr"), name="yoked", method=method))
+    method = {**base["stages"][-1]["method"], "name": "yoked", "counts": list(paired.fallbacks)}
+    return {**base, "stages": _last(base, point.get("lr"), name="yoked", method=method)}
 
 
 def _sft(base: Plain) -> Plain:
@@ -122,22 +129,28 @@ BASELINES = (
     Arm("sft", sft),
     Arm("grpo", grpo),
     Arm("sft-then-rl", sft_then_rl, splits=True),
-    Arm("refill", refill, needs_pair=True),
 )
+REFILL = Arm("refill", refill, needs_pair=True)
+"""For a treatment that generates tokens, whose number it is given."""
 CONTROLS = (Arm("superrl-no-pg", no_policy_gradient), Arm("yoked", yoked, needs_pair=True))
 """Controls of the switch itself, for a treatment that has one."""
 
 
 def arms_of(plan: ComparisonConfig) -> list[Arm]:
-    """Baselines, controls, the treatment, and the further recipes, in the order of the tables."""
+    """Baselines, controls, the treatment, and the further recipes, in the order of the tables.
+
+    A recipe that is called as a baseline stands in its place.
+    """
     first = load(plan.recipes[0], plan.overrides)
-    method = str(first.stages[-1].method["name"])
-    main = Arm(method if len(first.stages) == 1 else _stem(plan.recipes[0]), treatment, source=plan.recipes[0])
+    methods = [str(stage.method.get("name")) for stage in first.stages]
+    main = Arm(methods[0] if len(methods) == 1 else _stem(plan.recipes[0]), treatment, source=plan.recipes[0])
     others = [Arm(_stem(source), treatment, source=source) for source in plan.recipes[1:]]
-    added = [*BASELINES, *(CONTROLS if method == "superrl" else ())]
-    if unknown := set(plan.without) - {arm.name for arm in added}:
+    known = [arm.name for arm in (*BASELINES, REFILL, *CONTROLS)]
+    if unknown := set(plan.without) - set(known):
         wrong = min(unknown)
-        raise UserError(f"without: no baseline {wrong!r}; {nearest(wrong, [arm.name for arm in added])}")
+        raise UserError(f"without: no baseline {wrong!r}; {nearest(wrong, known)}")
+    draws = any(METHODS[name].rolls_out for name in methods if name in METHODS)
+    added = [*BASELINES, *([REFILL] if draws else []), *(CONTROLS if methods[-1] == "superrl" else ())]
     taken = {main.name, *(arm.name for arm in others), *plan.without}
     arms = [*(arm for arm in added if arm.name not in taken), main, *others]
     names = [arm.name for arm in arms]
@@ -156,13 +169,65 @@ def recipe_of(
 ) -> Recipe:
     """What an arm runs in a setting: all but method and tuned values is the treatment's."""
     overrides = [*plan.overrides, *plan.settings[setting].overrides, f"seed={seed}"]
-    shared = load(plan.recipes[0], overrides).dump()
-    base = shared
+    base = load(plan.recipes[0], overrides).dump()
     if arm.source not in (None, plan.recipes[0]):
-        base = {**shared, "stages": load(str(arm.source), plan.overrides).dump()["stages"]}
+        try:
+            base = {**base, "stages": load(str(arm.source), overrides).dump()["stages"]}
+        except UserError as error:
+            raise UserError(f"{arm.source}, which the overrides are for, too: {error}") from None
     if columns := plan.settings[setting].columns:
         base = {**base, "data": {**base["data"], "test": list(columns.values())}}
     return parse(arm.make(base, point, paired), f"{setting}, {arm.name}")
+
+
+def check_arms(plan: ComparisonConfig, arms: Sequence[Arm]) -> None:
+    """Refuse, before anything runs, what some arm could never run: wrong options of a method, an unequal budget, tuning
+    without validation."""
+    main = treatment_of(arms)
+    for setting in plan.settings:
+        sizes = {}
+        for arm in (main, *(arm for arm in arms if arm is not main)):
+            point = {"split": plan.tuning.split[0]} if arm.splits else {}
+            recipe = recipe_of(plan, setting, arm, plan.seeds[0], point, Paired(1, ()))
+            for index, stage in enumerate(recipe.stages):
+                where = f"{setting}, {arm.name}: stages.{index}.method"
+                build_method(stage.method, Limits(stage.group_size, stage.max_new_tokens or 1), where)
+            sizes[arm.name] = Size.of(recipe)
+            limited = recipe.budget.tokens or recipe.budget.seconds
+            if not sizes[arm.name].matches(sizes[main.name]) and not limited:
+                raise UserError(
+                    f"{setting}: {arm.name} has {sizes[arm.name]} and {main.name} {sizes[main.name]}: give them equal "
+                    "steps, or all of them a budget (budget.tokens=N)"
+                )
+            if plan.tuning.lr and not (recipe.data.validation and recipe.evaluation.every):
+                raise UserError(
+                    f"{setting}: tuning reads validation: name data.validation, with evaluation.every above 0"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A recipe's budget in steps: how many, of how many prompts, each rolled out how often (nothing: never)."""
+
+    steps: int
+    prompts: tuple[int, ...]
+    rollouts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Size:
+        """That of a recipe whose methods are known."""
+        prompts = {stage.prompts_per_step for stage in recipe.stages}
+        rollouts = {stage.group_size for stage in recipe.stages if METHODS[stage.method["name"]].rolls_out}
+        return cls(recipe.steps, tuple(sorted(prompts)), tuple(sorted(rollouts)))
+
+    def matches(self, other: Size) -> bool:
+        """Whether the two are equal, as far as both roll out."""
+        same_rollouts = self.rollouts == other.rollouts or not (self.rollouts and other.rollouts)
+        return (self.steps, self.prompts) == (other.steps, other.prompts) and same_rollouts
+
+    def __str__(self) -> str:
+        prompts, rollouts = (" or ".join(map(str, numbers)) for numbers in (self.prompts, self.rollouts))
+        return f"{self.steps} steps of {prompts} prompts{f' x {rollouts}' if rollouts else ''}"
 
 
 def _stem(source: str) -> str:

@@ -6,10 +6,11 @@ may be slightly negative near 0). Leaves out the divergence along the way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from superrl import checkpoint, models, setup
-from superrl.config import EvaluationConfig, OptimizerConfig, Recipe
+from superrl.config import OptimizerConfig, Recipe
 from superrl.errors import RunError
 from superrl.learner.learner import Learner, Schedule, named_weights
 from superrl.records import Request
@@ -21,8 +22,8 @@ DRIFT = 2
 PROMPTS = 64
 
 
-def kl_from_base(recipe: Recipe, run: RunFolder) -> float | None:
-    """The estimate for a finished run; None if it has no test set."""
+def kl_from_base(recipe: Recipe, run: RunFolder, heard: Callable[[int], None] | None = None) -> float | None:
+    """The estimate for a finished run; None if it has no test set. `heard` is told of tokens drawn, and may raise."""
     if not recipe.data.test:
         return None
     newest = checkpoint.newest(run.checkpoints, lambda text: None)
@@ -30,7 +31,8 @@ def kl_from_base(recipe: Recipe, run: RunFolder) -> float | None:
         raise RunError(f"{run.path} holds no complete checkpoint")
     first = recipe.data.test if isinstance(recipe.data.test, str) else recipe.data.test[0]
     workshop = setup.open_workshop(recipe.model, setup.Given(), lambda text: None)
-    settings = EvaluationConfig(limit=PROMPTS)
+    limit = min(PROMPTS, recipe.evaluation.limit or PROMPTS)
+    settings = recipe.evaluation.model_copy(update={"limit": limit})
     wanted = setup.evaluation(workshop, "test", first, settings, recipe.stages[-1])
     with wanted.environment.reward:
         environment = replace(wanted.environment, temperature=1.0)
@@ -39,7 +41,7 @@ def kl_from_base(recipe: Recipe, run: RunFolder) -> float | None:
         final = models.load_model(recipe.model.model_copy(update={"name": str(newest.path), "lora": None}))
         sampler.load(dict(named_weights(final)), version=0)
         groups = keyed(wanted.groups, (recipe.seed, DRIFT))
-        rolled = roll_out([Request(group.problem, 1) for group in groups], groups, environment, sampler, None)
+        rolled = roll_out([Request(group.problem, 1) for group in groups], groups, environment, sampler, heard)
     trajectories = [one for group in rolled for one in group.trajectories]
     schedule = Schedule(
         OptimizerConfig(), steps=1, epochs=1, mini_batches=1,

@@ -30,6 +30,13 @@ class TuningConfig(Frozen):
     split: Annotated[list[Split], Field(min_length=1)] = Field(default_factory=lambda: [0.4])
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = Field(default_factory=lambda: [1000])
 
+    @model_validator(mode="after")
+    def _trials_differ(self) -> TuningConfig:
+        for name, values in (("lr", self.lr), ("split", self.split), ("seeds", self.seeds)):
+            if len({f"{value:g}" for value in values}) < len(values):  # as their folders are called
+                raise ValueError(f"{name} must differ in their first six digits, got {values}")
+        return self
+
 
 class SettingConfig(Frozen):
     """One setting: `overrides` of the recipes, the test sets to report by column, and optionally another setting whose
@@ -71,7 +78,7 @@ class ComparisonConfig(Frozen):
             other = setting.tuned_in
             if other is not None and (other not in self.settings or self.settings[other].tuned_in is not None):
                 raise ValueError(f"settings.{name}.tuned_in: {other!r} is no setting that is tuned itself")
-            if not name or not set(name) <= SLUG:
+            if not set(name) <= SLUG or not name.strip("."):
                 raise ValueError(f"settings: {name!r} names a folder: use lower-case letters, digits and - . only")
         return self
 
@@ -81,6 +88,12 @@ class ComparisonConfig(Frozen):
 
 
 SLUG = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
+RESOLVED = "comparison.yaml"
+"""The plan in a comparison's folder."""
+DERIVED = ("arms", "baseline", "treatment")
+"""What stands in it besides the plan, for those who read it."""
+SPLITS = [0.2, 0.4, 0.7]
+"""The splits that `--tune` tries."""
 
 
 def is_plan(path: Path) -> bool:
@@ -89,8 +102,25 @@ def is_plan(path: Path) -> bool:
 
 
 def read_plan(path: Path, **changes: Any) -> ComparisonConfig:
-    """A plan from its file, with the changes given on the command line."""
-    return make({**read_yaml(path), **changes}, str(path))
+    """A plan from its file, with the changes given on the command line; a comparison's own `comparison.yaml` is one."""
+    values = read_yaml(path)
+    if path.name == RESOLVED:
+        values = {key: value for key, value in values.items() if key not in DERIVED}
+    return make({**values, **changes}, str(path))
+
+
+def planned(
+    recipes: Sequence[str],
+    overrides: Sequence[str],
+    seeds: int = 3,
+    tune: Sequence[float] = (),
+    without: Sequence[str] = (),
+    jobs: int = 1,
+) -> ComparisonConfig:
+    """The plan that a command line stands for: one setting, seeds from 0 on, tuned on seed 1000 or not at all."""
+    tuning = {"lr": list(tune), "split": SPLITS} if tune else {}
+    values = {"recipes": list(recipes), "overrides": list(overrides), "seeds": list(range(seeds)), "tuning": tuning}
+    return make({**values, "without": list(without), "jobs": jobs})
 
 
 def make(values: dict[str, Any], where: str = "compare") -> ComparisonConfig:
@@ -103,5 +133,5 @@ def make(values: dict[str, Any], where: str = "compare") -> ComparisonConfig:
 
 def resolved(plan: ComparisonConfig, arms: Sequence[str], baseline: str, treatment: str) -> str:
     """`comparison.yaml`: the plan, and what follows from it."""
-    derived = {"arms": list(arms), "baseline": baseline, "treatment": treatment}
+    derived = dict(zip(DERIVED, (list(arms), baseline, treatment), strict=True))
     return yaml.safe_dump({**plan.model_dump(mode="json"), **derived}, sort_keys=False, allow_unicode=True)

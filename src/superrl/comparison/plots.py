@@ -51,11 +51,10 @@ Picture = Callable[[Results, Json], Any]
 
 def draw(results: Results, analysis: Json) -> list[tuple[str, str]]:
     """Save every picture that has something to show into the comparison's folder; their (caption, name)."""
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-    except ImportError as error:
-        raise UserError(f"a comparison's pictures need matplotlib ({error}): pip install 'superrl[compare]'") from None
+    require()
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     saved = []
     with matplotlib.rc_context(STYLE):
         for name, caption, picture in PICTURES:
@@ -67,6 +66,14 @@ def draw(results: Results, analysis: Json) -> list[tuple[str, str]]:
                 _save(figure, results.folder / f"{name}.{kind}")
             saved.append((caption, name))
     return saved
+
+
+def require() -> None:
+    """Say in a sentence what is missing, and how to get it."""
+    try:
+        import matplotlib.backends.backend_agg  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"a comparison's pictures need matplotlib ({error}): pip install 'superrl[compare]'") from None
 
 
 def _save(figure: Any, path: Path) -> None:

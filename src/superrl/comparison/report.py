@@ -10,12 +10,21 @@ from pathlib import Path
 
 from superrl.comparison.analysis import analyse_results
 from superrl.comparison.plots import draw
+from superrl.comparison.plots import require as require_matplotlib
 from superrl.comparison.results import read
+from superrl.comparison.statistics import t_quantile
 from superrl.comparison.tables import csv_text, markdown
+
+
+def require() -> None:
+    """Refuse at the start, and not after hours of runs, to go without what a report is made with."""
+    t_quantile(0.5, 1)
+    require_matplotlib()
 
 
 def analyse(out: Path) -> Path:
     """Write what the runs in a comparison's folder say so far into that folder; returns the path of compare.md."""
+    require()
     results = read(out)
     analysis = analyse_results(results)
     pictures = draw(results, analysis)

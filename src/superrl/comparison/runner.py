@@ -2,38 +2,30 @@
 
 A run is finished when its folder has a `summary.json`; one that was cut is continued, one that diverged is not tried
 again. What tuning chose is in `chosen.json`. Runs of one phase are independent; `refill` and `yoked` need the
-treatment's run of their seed, so they come in the phase after it. Leaves out all judgement of the numbers (`report`).
+treatment's run of their seed, so they come in the phase after it. Leaves out all judgement of the numbers (`report`),
+and what happens in a worker (`work`, `crew`).
 """
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from superrl.comparison.arms import Arm, Paired, Point, arms_of, recipe_of, treatment_of
-from superrl.comparison.plan import ComparisonConfig, SettingConfig, resolved
-from superrl.config import Recipe, load, read_yaml
-from superrl.errors import RunError, UserError
+from superrl.comparison.arms import Arm, Paired, Point, arms_of, check_arms, recipe_of, treatment_of
+from superrl.comparison.crew import Crew
+from superrl.comparison.plan import RESOLVED, ComparisonConfig, SettingConfig, resolved
+from superrl.comparison.work import FREE, Job, share_the_machine, work, write, write_json
+from superrl.config import load, read_yaml
+from superrl.errors import Diverged, Interrupted, RunError, UserError
 from superrl.metrics import mean
 from superrl.runfolder import RunFolder
+from superrl.signals import listening
 
 WINDOW = 3
 """Tuning judges a trial by the mean of its last so many validations: one alone is noise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One run to do, in its folder."""
-
-    folder: Path
-    recipe: Recipe
-    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +48,30 @@ class Comparison:
         """A run of an arm."""
         folder = self.folder(setting, arm, seed, point if tuning else None)
         recipe = recipe_of(self.plan, setting, arm, seed, point, paired)
-        return Job(folder, recipe, str(folder.relative_to(self.out)))
+        return Job(folder, recipe, str(folder.relative_to(self.out)), measured=not tuning)
 
 
 def compare(plan: ComparisonConfig, out: Path, note: Callable[[str], None] = lambda text: None) -> Path:
-    """Carry a plan out in `out`, from wherever it stands; returns `out`."""
+    """Carry a plan out in `out`, from wherever it stands; returns `out`.
+
+    Interrupted by a signal, the runs that are going on are saved, and calling this again continues.
+    """
     plan = _with_columns(plan)
     arms = arms_of(plan)
+    check_arms(plan, arms)
     comparison = Comparison(plan, tuple(arms), out, note)
-    for setting in plan.settings:  # every recipe is checked before the first run
-        for arm in arms:
-            recipe_of(plan, setting, arm, plan.seeds[0], _middle(plan, arm), Paired(1, ()))
     _claim(comparison)
-    threads = max(1, (os.cpu_count() or 1) // plan.jobs)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(plan.jobs, mp_context=context, initializer=_settle, initargs=(threads,)) as pool:
-        chosen = _tune(comparison, pool)
-        _write(out / "chosen.json", json.dumps(chosen, indent=2) + "\n")
-        _final(comparison, pool, chosen)
+    note(f"comparison folder: {out}")
+    for told in _strangers(plan, arms):
+        note(told)
+    with listening() as signals, Crew(work, plan.jobs, signals.check, partial(share_the_machine, plan.jobs)) as crew:
+        try:
+            chosen = _tune(comparison, crew)
+            write_json(out / "chosen.json", chosen)
+            _final(comparison, crew, chosen)
+        except Interrupted:
+            note("interrupted: runs that are going on are saved first (once more: leave at once)")
+            raise
     return out
 
 
@@ -92,37 +90,51 @@ def _with_columns(plan: ComparisonConfig) -> ComparisonConfig:
 
 def _claim(comparison: Comparison) -> None:
     """Write comparison.yaml; a folder of another plan is refused, more seeds or settings are not."""
-    path = comparison.out / "comparison.yaml"
+    path = comparison.out / RESOLVED
     arms = comparison.arms
     baseline = next((arm.name for arm in arms if arm.name == "grpo"), arms[0].name)
     text = resolved(comparison.plan, [arm.name for arm in arms], baseline, treatment_of(arms).name)
+    if (comparison.out / "config.yaml").is_file():
+        raise UserError(f"--out {comparison.out} holds a run of its own: choose another folder")
     if path.is_file():
         before, now = read_yaml(path), comparison.plan.model_dump(mode="json")
         for key in ("recipes", "overrides", "tuning", "primary"):
             if before.get(key) != now[key]:
                 raise UserError(f"{path} is another plan ({key} differs): choose another --out")
-        for name in before["settings"].keys() & now["settings"].keys():
-            if before["settings"][name] != now["settings"][name]:
+        known = before.get("settings") or {}
+        for name in known.keys() & now["settings"].keys():
+            if known[name] != now["settings"][name]:
                 raise UserError(f"{path} is another plan (settings.{name} differs): choose another --out")
     try:
-        comparison.out.mkdir(parents=True, exist_ok=True)
-        _write(path, text)
+        write(path, text)
     except OSError as error:
         raise UserError(f"--out {comparison.out} cannot be written ({error.strerror})") from None
 
 
-def _tune(comparison: Comparison, pool: ProcessPoolExecutor) -> dict[str, dict[str, Any]]:
+def _strangers(plan: ComparisonConfig, arms: Sequence[Arm]) -> list[str]:
+    """What further recipes say and is not used: all but their stages."""
+    shared = load(plan.recipes[0], plan.overrides).dump()
+    told = []
+    for arm in arms:
+        if arm.source not in (None, plan.recipes[0]):
+            own = load(str(arm.source), plan.overrides).dump()
+            unused = [key for key in shared if key not in ("stages", *FREE) and own[key] != shared[key]]
+            told += [f"{arm.name}: its stages only; {', '.join(unused)} as in {plan.recipes[0]}"] if unused else []
+    return told
+
+
+def _tune(comparison: Comparison, crew: Crew[Job]) -> dict[str, dict[str, Any]]:
     """What every arm runs with in every setting, and the trials it was chosen from."""
     plan, arms = comparison.plan, comparison.arms
     tuned = [name for name in plan.settings if plan.tuned_in(name) == name]
-    trials = _Trials(comparison, pool)
+    trials = _Trials(comparison, crew)
     if plan.tuning.lr:
         grid = [{"lr": lr} for lr in plan.tuning.lr]
         plain = [arm for arm in arms if not arm.needs_pair and not arm.splits]
         trials.run((setting, arm, point) for setting in tuned for arm in plain for point in grid)
         trials.run((s, arm, point) for s in tuned for arm in arms if arm.needs_pair for point in grid)
         splitting = [arm for arm in arms if arm.splits]
-        middle = plan.tuning.split[len(plan.tuning.split) // 2]
+        middle = _middle(plan)
         trials.run(
             (s, arm, {**point, **trials.sft_rate(s), "split": middle})
             for s in tuned for arm in splitting for point in grid
@@ -135,7 +147,7 @@ def _tune(comparison: Comparison, pool: ProcessPoolExecutor) -> dict[str, dict[s
     return {name: chosen[plan.tuned_in(name)] for name in plan.settings}
 
 
-def _final(comparison: Comparison, pool: ProcessPoolExecutor, chosen: Mapping[str, Mapping[str, Any]]) -> None:
+def _final(comparison: Comparison, crew: Crew[Job], chosen: Mapping[str, Mapping[str, Any]]) -> None:
     """Every arm on every seed: first those that need nobody, then those that are paired with the treatment's run."""
     plan, arms = comparison.plan, comparison.arms
     main = treatment_of(arms)
@@ -149,7 +161,7 @@ def _final(comparison: Comparison, pool: ProcessPoolExecutor, chosen: Mapping[st
                         continue  # its partner did not finish: it stays missing, and the report says so
                     point = chosen[setting][arm.name]["point"]
                     jobs.append(comparison.job(setting, arm, seed, point, paired, tuning=False))
-        _run(comparison, pool, jobs)
+        _run(comparison, crew, jobs)
 
 
 @dataclass(slots=True)
@@ -157,13 +169,12 @@ class _Trials:
     """Tuning runs, and what they say so far."""
 
     comparison: Comparison
-    pool: ProcessPoolExecutor
-    done: dict[tuple[str, str], list[Point]] | None = None
+    crew: Crew[Job]
+    done: dict[tuple[str, str], list[Point]] = field(default_factory=dict)
 
     def run(self, wanted: Iterable[tuple[str, Arm, Point]]) -> None:
         """Try points, each with every tuning seed."""
         main = treatment_of(self.comparison.arms)
-        self.done = self.done or {}
         jobs = []
         for setting, arm, point in wanted:
             self.done.setdefault((setting, arm.name), []).append(point)
@@ -172,22 +183,26 @@ class _Trials:
                 paired = _paired(folder) if arm.needs_pair else None
                 if not arm.needs_pair or paired is not None:
                     jobs.append(self.comparison.job(setting, arm, seed, point, paired, tuning=True))
-        _run(self.comparison, self.pool, jobs)
+        _run(self.comparison, self.crew, jobs)
 
     def mark(self, setting: str, arm: Arm, point: Point, seed: int) -> tuple[float, float] | None:
         """A trial's validation accuracy at its end, and over its whole length to break ties; None if it failed."""
         run = RunFolder(self.comparison.folder(setting, arm, seed, point))
         if not (run.path / "summary.json").is_file():
             return None
-        curve = [row["accuracy"] for row in run.rows("evaluations.jsonl") if row["split"] == "validation"]
+        by_step: dict[int, list[float]] = {}
+        for row in run.rows("evaluations.jsonl"):
+            if row["split"] == "validation" and row["accuracy"] is None:
+                raise UserError(f"tuning reads accuracy, and the reward of {row['data']} does not say what is correct")
+            if row["split"] == "validation":
+                by_step.setdefault(row["step"], []).append(row["accuracy"])
+        curve = [sum(sets) / len(sets) for sets in by_step.values()]
         last, whole = mean(curve[-WINDOW:]), mean(curve)
-        if last is None or whole is None:
-            raise UserError("tuning reads validation accuracy: name data.validation, with evaluation.every above 0")
-        return last, whole
+        return None if last is None or whole is None else (last, whole)
 
     def best(self, setting: str, arm: Arm) -> Point:
         """The point with the highest validation accuracy; the smallest rate on ties."""
-        points = (self.done or {}).get((setting, arm.name), [])
+        points = self.done.get((setting, arm.name), [])
         seeds = self.comparison.plan.tuning.seeds
 
         def merit(point: Point) -> tuple[float, float, float]:
@@ -195,7 +210,8 @@ class _Trials:
             last, whole = (sum(column) / len(seeds) for column in zip(*marks, strict=True))
             return last, whole, -point["lr"]
 
-        return max(points, key=merit) if points else _middle(self.comparison.plan, arm)
+        untuned = {"split": _middle(self.comparison.plan)} if arm.splits else {}
+        return max(points, key=merit) if points else untuned
 
     def sft_rate(self, setting: str) -> Point:
         """The tuned rate of SFT alone, for the SFT before RL."""
@@ -205,7 +221,7 @@ class _Trials:
     def told(self, setting: str, arm: Arm) -> dict[str, Any]:
         """The chosen point, and every trial it was chosen from."""
         trials = []
-        for point in (self.done or {}).get((setting, arm.name), []):
+        for point in self.done.get((setting, arm.name), []):
             for seed in self.comparison.plan.tuning.seeds:
                 mark = self.mark(setting, arm, point, seed)
                 folder = self.comparison.folder(setting, arm, seed, point).relative_to(self.comparison.out)
@@ -214,9 +230,9 @@ class _Trials:
         return {"point": dict(self.best(setting, arm)), "trials": trials}
 
 
-def _middle(plan: ComparisonConfig, arm: Arm) -> Point:
-    """What an untuned arm runs with."""
-    return {"split": plan.tuning.split[len(plan.tuning.split) // 2]} if arm.splits else {}
+def _middle(plan: ComparisonConfig) -> float:
+    """The split that the rates are tuned at, and that an untuned arm runs with."""
+    return plan.tuning.split[len(plan.tuning.split) // 2]
 
 
 def _paired(folder: Path) -> Paired | None:
@@ -229,54 +245,23 @@ def _paired(folder: Path) -> Paired | None:
     return Paired(tokens, tuple(int(row["switch/fallbacks"] or 0) for row in last))
 
 
-def _run(comparison: Comparison, pool: ProcessPoolExecutor, jobs: Sequence[Job]) -> None:
-    """Do the runs that are not done; a user's mistake in one of them ends everything, a diverged run nothing."""
-    todo = [job for job in jobs if not any((job.folder / name).is_file() for name in ("summary.json", "failed.json"))]
-    if jobs:
-        comparison.note(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them done before")
-    running = {pool.submit(_work, job.recipe.text(), job.folder): job for job in todo}
-    finished = 0
-    while running:
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            job, error = running.pop(future), future.exception()
-            finished += 1
-            if isinstance(error, RunError):
-                _write(job.folder / "failed.json", json.dumps({"why": str(error)}) + "\n")
-            elif error is not None:
-                for other in running:
-                    other.cancel()
-                raise error
-            outcome = f"failed: {error}" if error else future.result()
-            comparison.note(f"{finished}/{len(todo)}  {job.label}  {outcome}")
-
-
-def _settle(threads: int) -> None:
-    """In a new worker: as many threads as its share of the cores."""
-    import torch
-
-    torch.set_num_threads(threads)
-
-
-def _work(recipe: str, folder: Path) -> str:
-    """In a worker: one run, begun or continued, with its distance from the base; what to tell about it."""
-    import yaml
-
-    from superrl.comparison.drift import kl_from_base
-    from superrl.config import parse
-    from superrl.training import train
-
-    settings = parse(yaml.safe_load(recipe))
-    train(settings, folder, resume=(folder / "config.yaml").is_file())
-    run = RunFolder(folder)
-    _write(folder / "kl.json", json.dumps({"kl_from_base": kl_from_base(settings, run)}) + "\n")
-    summary = json.loads((folder / "summary.json").read_text())
-    accuracy = next(iter(summary["test"].values()), {"final": None})["final"]
-    return f"{summary['steps']} steps, {summary['wall_seconds']:.0f} s, test {accuracy}"
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+def _run(comparison: Comparison, crew: Crew[Job], jobs: Sequence[Job]) -> None:
+    """Do the runs that are not done. One that diverges is noted as failed; whatever else goes wrong ends everything."""
+    if not jobs:
+        return
+    for job in jobs:
+        job.check()
+    todo = [job for job in jobs if not job.done]
+    before = f", {len(jobs) - len(todo)} of them done before" if len(todo) < len(jobs) else ""
+    comparison.note(f"{len(jobs)} runs{before}")
+    for finished, (job, outcome) in enumerate(crew.each(todo), start=1):
+        if isinstance(outcome, Diverged):
+            write_json(job.folder / "failed.json", {"why": str(outcome)})
+        elif isinstance(outcome, UserError):
+            raise UserError(f"{job.label}: {outcome}")
+        elif isinstance(outcome, RunError):
+            raise RunError(f"{job.label}: {outcome}")
+        elif isinstance(outcome, Exception):
+            raise outcome
+        told = f"failed: {outcome}" if isinstance(outcome, Diverged) else outcome
+        comparison.note(f"{finished}/{len(todo)}  {job.label}  {told}")

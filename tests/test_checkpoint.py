@@ -18,6 +18,7 @@ from superrl import checkpoint, models, persistence
 from superrl.config import LoraConfig, ModelConfig, OptimizerConfig
 from superrl.errors import RunError, UserError
 from superrl.learner.learner import Learner, Schedule
+from superrl.packing import rows
 from superrl.position import Position
 from superrl.runfolder import RunFolder
 
@@ -190,7 +191,7 @@ def test_transformers_reads_a_checkpoint_as_the_sampler_has_it(shape: str, tmp_p
     lora = LoraConfig(rank=2) if shape.endswith("lora") else None
     config = ModelConfig(name=str(small_model(tmp_path / "model", **SHAPES[shape])), lora=lora)
     model, tokenizer = models.load_model(config), models.load_tokenizer(config.name)
-    learner = Learner(model, torch.float32, SCHEDULE)
+    learner = Learner(model, torch.float32, SCHEDULE, packer=rows.pack)  # keeps the model callable as it is
     with torch.no_grad():
         for place, (_, parameter) in enumerate(learner.trainable()):
             parameter.add_(0.01 * (place + 1))

@@ -89,7 +89,7 @@ def why_not_learning(curves: Sequence[Sequence[Point]]) -> str | None:
     gain = estimate([window_means(curve)[-1][1] - curve[0].accuracy for curve in curves])
     if gain.above() or (gain.alike and gain.mean > 0):
         return None
-    return "does not learn: the interval of its gain on validation does not lie above 0"
+    return "is not shown to learn: the interval of its gain on validation does not lie above 0"
 
 
 def setting_targets(runs: Mapping[str, Sequence[Run]], baseline: str) -> SettingTargets:

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from superrl.learner.forward import token_logprobs
 from superrl.learner.serving import choose_packer
-from superrl.models import _no_dropout
+from superrl.models import no_dropout
 from superrl.packing import rows
 from superrl.packing.pack import Packer
 from superrl.records import Trajectory
@@ -65,7 +65,7 @@ def main() -> None:
     padded = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
     shared = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
     for model in (padded, shared):
-        _no_dropout(model)
+        no_dropout(model)
     packer = choose_packer(shared)
     for name in options.workloads:
         sequences = workload(*WORKLOADS[name], vocabulary=shared.config.vocab_size)

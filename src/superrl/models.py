@@ -129,8 +129,8 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
         model.train()  # transformers checkpoints in training mode only; dropout is switched off below
     else:
         model.eval()
-    _no_dropout(model)
-    return _with_adapters(model, config.lora) if config.lora else model
+    no_dropout(model)
+    return with_adapters(model, config.lora) if config.lora else model
 
 
 def device(config: ModelConfig) -> torch.device:
@@ -214,7 +214,7 @@ def _plain(model: Any) -> None:
     model.hf_quantizer = None
 
 
-def _no_dropout(model: Any) -> None:
+def no_dropout(model: Any) -> None:
     """Two forwards of one batch must agree, so dropout is off whatever the mode."""
     import torch
 
@@ -229,7 +229,7 @@ def _no_dropout(model: Any) -> None:
             module.attention_dropout = 0.0
 
 
-def _with_adapters(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
+def with_adapters(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
     """The model inside peft's wrapper. Adapters start as the same random numbers every time: a run must repeat."""
     try:
         import peft

@@ -24,7 +24,7 @@ from superrl.config import LoraConfig
 from superrl.learner.forward import token_logprobs
 from superrl.learner.serving import check_served, choose_packer
 from superrl.learner.windows import NO_WINDOW, UNLIMITED, reach
-from superrl.models import _with_adapters
+from superrl.models import with_adapters
 from superrl.packing import attention, forest, rows
 from superrl.packing.attention import ATTENTION, visible
 from superrl.records import Trajectory
@@ -156,7 +156,7 @@ def test_adapters_are_trained_over_the_forest():
     batch = [sequence(range(20), 9), sequence([*range(12), 3, 3, 3], 9)]
     found = []
     for layout in (forest.pack, rows.pack):
-        model = _with_adapters(tiny_llama(), LoraConfig(rank=2))
+        model = with_adapters(tiny_llama(), LoraConfig(rank=2))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.01, generator=torch.Generator().manual_seed(1))

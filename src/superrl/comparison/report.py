@@ -14,6 +14,7 @@ from superrl.comparison.plots import require as require_matplotlib
 from superrl.comparison.results import read
 from superrl.comparison.statistics import t_quantile
 from superrl.comparison.tables import csv_text, markdown
+from superrl.comparison.work import write
 
 
 def require() -> None:
@@ -28,14 +29,7 @@ def analyse(out: Path) -> Path:
     results = read(out)
     analysis = analyse_results(results)
     pictures = draw(results, analysis)
-    _write(out / "compare.json", json.dumps(analysis, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-    _write(out / "compare.csv", csv_text(analysis["runs"]))
-    _write(out / "compare.md", markdown(analysis, pictures))
+    write(out / "compare.json", json.dumps(analysis, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write(out / "compare.csv", csv_text(analysis["runs"]))
+    write(out / "compare.md", markdown(analysis, pictures))
     return out / "compare.md"
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file whole: a reader never sees half of it."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -96,9 +96,37 @@ def test_demos_says_how_many_of_the_first_problems_are_demonstrated(demos: str, 
     assert texts("chain?n=20" + demos) == texts("chain?n=20")
 
 
+def wrong_ones(spec: str) -> set[str]:
+    """The ids of the problems whose demonstration the verifier refuses."""
+    return {p.id for p in load(spec).problems for d in p.demonstrations if not verify(p, d.text)}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_wrong_says_which_share_of_the_demonstrations_is_wrong_and_changes_nothing_else(family: str) -> None:
+    right, quarter, half = (load(f"{family}?n=60&demos=40&wrong={share}").problems for share in (0, 0.25, 0.5))
+    assert right == load(f"{family}?n=60&demos=40").problems
+    for problems, count in ((right, 0), (quarter, 10), (half, 20)):
+        wrong = [p for p in problems for d in p.demonstrations if not verify(p, d.text)]
+        assert len(wrong) == count
+        assert {d.source for p in wrong for d in p.demonstrations} <= {"wrong"}
+        assert sum(bool(p.demonstrations) for p in problems) == 40
+        assert [(p.id, p.messages, p.answer) for p in problems] == [(p.id, p.messages, p.answer) for p in right]
+    solutions = {d.text for p in load(f"{family}?n=60").problems for d in p.demonstrations}
+    assert {d.text for p in half for d in p.demonstrations} <= solutions
+    assert wrong_ones(f"{family}?n=60&demos=40&wrong=0.25") < wrong_ones(f"{family}?n=60&demos=40&wrong=0.5")
+
+
+def test_without_another_answer_there_is_no_wrong_demonstration() -> None:
+    assert len(wrong_ones("chain?n=3&wrong=1")) == 3
+    with pytest.raises(UserError, match="no problem with another answer to take a wrong solution from: raise n"):
+        load("chain?n=1&wrong=1")
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        ("chain?wrong=1.5", "wrong=1.5 is no share: give a number from 0 to 1"),
+        ("chain?wrong=nan", "wrong=nan is no share"),
         ("chian?n=2", "there is no task 'chian': did you mean 'chain'?"),
         ("chain?opps=3", "unknown parameter 'opps': did you mean 'ops'?"),
         ("chain?demo=3", "unknown parameter 'demo': did you mean 'demos'?"),

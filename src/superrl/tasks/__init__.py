@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,8 @@ def load(spec: str, split: str = "train") -> Loaded:
         raise UserError(f"there is no task {name!r}: {nearest(name, [*FAMILIES, gym.PREFIX + 'NAME'])}")
     items = take(distinct(family, common, spec), common, spec)
     demonstrated = common.n if common.demos is None else common.demos
-    problems = tuple(problem(name, item, i < demonstrated) for i, item in enumerate(items))
+    solutions = spoil([item.steps if i < demonstrated else () for i, item in enumerate(items)], items, common, spec)
+    problems = tuple(problem(name, item, steps) for item, steps in zip(items, solutions, strict=True))
     longest = max(len("\n".join(item.steps)) for item in items)
     tokens = 512 if name.startswith(gym.PREFIX) else 8 * (longest // 8 + 1)
     return Loaded(problems, {"prompt": prompt, "reward": {"name": "exact", "after": mark}, "max_new_tokens": tokens})
@@ -79,6 +80,25 @@ def distinct(family: Family, common: Common, spec: str) -> Iterator[Item]:
         yield item
 
 
+def spoil(
+    solutions: Sequence[tuple[str, ...]], items: Sequence[Item], common: Common, spec: str
+) -> list[tuple[str, ...]]:
+    """The solutions with the share `wrong` of them replaced by that of the next problem with another answer.
+
+    Which ones, is read from the questions' fingerprints, so that a larger share only adds to a smaller one.
+    """
+    places = [i for i, steps in enumerate(solutions) if steps]
+    places.sort(key=lambda i: digest(f"wrong/{items[i].question}"))
+    spoilt = list(solutions)
+    for i in places[: round(common.wrong * len(places))]:
+        others = (item.steps for item in (*items[i + 1 :], *items[:i]) if item.steps and item.answer != items[i].answer)
+        borrowed = next(others, None)
+        if borrowed is None:
+            raise UserError(f"tasks:{spec} has no problem with another answer to take a wrong solution from: raise n")
+        spoilt[i] = borrowed
+    return spoilt
+
+
 def digest(question: str) -> str:
     """A fingerprint of the question that does not change between processes, as the built-in hash does."""
     return hashlib.sha256(question.encode()).hexdigest()
@@ -94,14 +114,15 @@ def split_of(question: str) -> Split:
     raise AssertionError("shares cover every bucket")
 
 
-def problem(name: str, item: Item, demonstrated: bool) -> Problem:
-    """An item as the record every other layer speaks."""
-    demonstration = Demonstration("\n".join(item.steps), steps=item.steps, source="expert")
+def problem(name: str, item: Item, steps: tuple[str, ...]) -> Problem:
+    """An item as the record every other layer speaks, with these steps for a demonstration (none: without one)."""
+    source = "expert" if steps == item.steps else "wrong"
+    demonstration = Demonstration("\n".join(steps), steps=steps, source=source)
     return Problem(
         id=f"{name}-{digest(item.question)[:12]}",
         messages=({"role": "user", "content": item.question},),
         answer=item.answer,
-        demonstrations=(demonstration,) if demonstrated and item.steps else (),
+        demonstrations=(demonstration,) if steps else (),
         meta={"task": name},
     )
 

@@ -14,10 +14,12 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True)
 class Common:
-    """What every task takes: how many problems, how many of them (the first ones) demonstrated, seed and split."""
+    """What every task takes: how many problems, how many of them (the first ones) demonstrated, which share of the
+    demonstrations is wrong, seed and split."""
 
     n: int = 256
     demos: int | None = None
+    wrong: float = 0.0
     seed: int = 0
     split: Split = "train"
 
@@ -26,6 +28,8 @@ class Common:
             raise UserError(f"n={self.n} leaves nothing to load: give n at least 1")
         if self.demos is not None and self.demos < 0:
             raise UserError(f"demos={self.demos} is negative: give the number of demonstrated problems, 0 for none")
+        if not 0.0 <= self.wrong <= 1.0:
+            raise UserError(f"wrong={self.wrong} is no share: give a number from 0 to 1, the share of demonstrations")
 
 
 def parse(spec: str, split: str) -> tuple[str, Common, dict[str, str]]:

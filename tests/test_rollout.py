@@ -11,7 +11,7 @@ from builders import group
 from superrl.config import RefillConfig
 from superrl.records import Group, Problem, Request, Score, Trajectory
 from superrl.rewards.base import Reward
-from superrl.rollout import KEEP, Environment, keyed, refill, retry, roll_out, score
+from superrl.rollout import KEEP, MAX_TURNS, Environment, keyed, refill, retry, roll_out, score
 from superrl.sampling.protocol import SamplingLimits
 
 
@@ -46,10 +46,13 @@ class Even(Reward):
 
 
 class Plain:
-    """Renders a problem as the code points of its id, then the prefix."""
+    """Renders a problem as the code points of its id, or of the last of other messages, and ids as characters."""
 
-    def context(self, problem, *, messages=None, prefix=""):
-        return tuple(map(ord, problem.id + prefix))
+    def context(self, problem, *, messages=None):
+        return tuple(map(ord, problem.id if messages is None else messages[-1]["content"]))
+
+    def decode(self, ids):
+        return "".join(chr(i) if i > 9 else str(i) for i in ids)
 
 
 def environment():
@@ -67,7 +70,7 @@ def visit(name):
 def drawn(names, step=0):
     """(problem, completion) of a batch of these problems at a step."""
     groups = keyed([Group(problem(name)) for name in names], (7, 0, 0, step, 0))
-    asked = [Request(g.problem, 12) for g in groups]
+    asked = [(Request(12),) for _ in groups]
     rolled = roll_out(asked, groups, environment(), Digits(), None)
     return [(g.problem.id, "".join(t.text for t in g.trajectories)) for g in rolled]
 
@@ -93,17 +96,36 @@ def test_a_key_is_the_visit_the_problem_and_its_occurrence():
 
 
 def test_groups_keep_their_order_and_requests_their_prefix_and_temperature():
-    asked = [Request(problem("a"), 2), Request(problem("b"), 3, prefix="7", temperature=0.5)]
+    asked = [(Request(2),), (Request(3, prefix=(ord("x"), ord("7")), temperature=0.5),)]
     groups = roll_out(asked, [visit("a"), visit("b")], environment(), Digits(), None)
     assert [len(g.trajectories) for g in groups] == [2, 3]
-    assert groups[1].trajectories[0].text.startswith("7")
+    drawn = groups[1].trajectories[0]
+    assert drawn.tokens[:3] == (ord("b"), ord("x"), ord("7")) and drawn.text == f"x7{drawn.tokens[3]}"
+    assert (drawn.prefix, drawn.start, drawn.assisted) == (2, 1, True)
     assert [groups[i].trajectories[0].temperature for i in (0, 1)] == [1.0, 0.5]
-    assert groups[1].trajectories[0].tokens[:2] == (ord("b"), ord("7"))
+    assert groups[1].own == () and groups[0].own == groups[0].trajectories
+
+
+def test_a_group_may_ask_for_several_kinds_of_rollout_or_for_none():
+    """The first request draws with the group's key, so that adding a second one changes none of its draws."""
+    hint = ({"role": "user", "content": "h"},)
+    mixed, none = roll_out(
+        [(Request(2), Request(1, messages=hint)), ()], [visit("a"), visit("b")], environment(), Digits(), None
+    )
+    (alone,) = roll_out([(Request(2),)], [visit("a")], environment(), Digits(), None)
+    assert mixed.trajectories[:2] == alone.trajectories and none.trajectories == ()
+    assert [t.hinted for t in mixed.trajectories] == [False, False, True]
+    assert mixed.trajectories[2].tokens[0] == ord("h") and mixed.own == alone.trajectories
+    texts = {
+        roll_out([(Request(0), Request(9))], [visit("a")], environment(), Digits(), None)[0].trajectories[i].text
+        for i in range(9)
+    }
+    assert len(texts) > 1
 
 
 def test_scoring_is_one_call_and_scores_nothing_twice():
     env = environment()
-    groups = roll_out([Request(problem("a"), 4)], [visit("a")], env, Digits(), None)
+    groups = roll_out([(Request(4),)], [visit("a")], env, Digits(), None)
     scored = score(groups, env)
     assert score(scored, env) == scored and env.reward.calls == [4, 0]
     assert all(t.score.correct == (int(t.text) % 2 == 0) for t in scored[0].trajectories)
@@ -111,11 +133,31 @@ def test_scoring_is_one_call_and_scores_nothing_twice():
 
 def test_a_retry_draws_anew_and_joins_its_group():
     env = environment()
-    groups = score(roll_out([Request(problem("a"), 4)], [visit("a")], env, Digits(), None), env)
-    (joined,) = retry({0: Request(problem("a"), 4)}, groups, env, Digits(), None)
+    groups = score(roll_out([(Request(4),)], [visit("a")], env, Digits(), None), env)
+    (joined,) = retry(until(8), groups, env, Digits(), None)
     assert joined.trajectories[:4] == groups[0].trajectories and len(joined.trajectories) == 8
     assert all(t.score is not None for t in joined.trajectories) and joined.key == groups[0].key
     assert [t.text for t in joined.trajectories[:4]] != [t.text for t in joined.trajectories[4:]]
+
+
+def test_rounds_go_on_until_nothing_is_wanted_each_with_draws_of_its_own():
+    env = environment()
+    groups = score(roll_out([(Request(4),), (Request(4),)], [visit("a"), visit("b")], env, Digits(), None), env)
+    grown = retry(until(12, {1}), groups, env, Digits(), None)
+    assert [len(g.trajectories) for g in grown] == [4, 12]
+    rounds = [tuple(t.text for t in grown[1].trajectories[i : i + 4]) for i in (0, 4, 8)]
+    assert len(set(rounds)) == 3
+
+
+def test_a_method_that_never_stops_asking_is_stopped():
+    env = environment()
+    (grown,) = retry(until(10**6), [visit("a")], env, Digits(), None)
+    assert len(grown.trajectories) == 4 * MAX_TURNS
+
+
+def until(many, which=(0,)):
+    """Four more for some groups until they have `many`."""
+    return lambda groups: {i: (Request(4),) for i in which if len(groups[i].trajectories) < many}
 
 
 MIXED, DEAD, SOLVED = group([1, 0], name="mixed"), group([0, 0], name="dead"), group([1, 1], name="solved")

@@ -101,11 +101,6 @@ def test_joined_text_is_never_tokenised_again():
     assert made.tokens[:2] != tuple(PLAIN("ab")["input_ids"]) and len(PLAIN("ab")["input_ids"]) == 1
 
 
-def test_a_prefix_adds_its_own_ids():
-    render = renderer(CHAT)
-    assert render.context(problem("q"), prefix="ab") == render.context(problem("q")) + tuple(CHAT("ab")["input_ids"])
-
-
 def test_given_messages_take_the_place_of_the_problem_s_and_are_rendered_like_them():
     render = renderer(template="<{prompt}>", system="S")
     hinted = problem("q, hint: 4")

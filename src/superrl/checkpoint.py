@@ -2,12 +2,13 @@
 
     checkpoints/step-00000040/
         model.safetensors config.json tokenizer...   what AutoModelForCausalLM.from_pretrained reads
-        trainer.safetensors                          optimizer moments, and the adapters when there are any
+        trainer.safetensors                          optimizer moments; adapters and critic when there are any
         trainer.json                                 position, counters, method state, lengths of the run's files
         manifest.json                                size and sha256 of every file above, written last
 
 A folder appears under its name by one rename, after everything in it is on disk; one that is replaced stands aside
-until then. A damaged one is named and the one before it is used. Leaves out when to save.
+until then. A damaged one is named and the one before it is used. Other weights are written in the same manner
+(`persistence`). Leaves out when to save.
 """
 
 from __future__ import annotations
@@ -147,6 +148,15 @@ def damage_of(path: Path) -> str | None:
         except (OSError, ValueError):
             return f"{name} cannot be read"
     return None
+
+
+def state_of(path: Path) -> Mapping[str, Any] | None:
+    """What a checkpoint's trainer.json says, whole or not; None if it cannot be read."""
+    try:
+        found: Mapping[str, Any] = json.loads((path / STATE).read_text())
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def digest(path: Path) -> str:

@@ -39,3 +39,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+
+
+def one_line(value: object, longest: int = 160) -> str:
+    """What an error or a value says, on one line and not too long: a message of ours is one sentence."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."

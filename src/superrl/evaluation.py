@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from superrl.checkpoint import newest
 from superrl.config import EvaluationConfig, ModelConfig, PromptConfig, StageConfig, explain, load
 from superrl.errors import UserError
-from superrl.learner.learner import named_weights
+from superrl.learner.copies import named_weights
 from superrl.metrics import mean
 from superrl.records import Group, Request
 from superrl.rollout import Environment, Listener, keyed, roll_out, score
@@ -42,7 +42,7 @@ def evaluate(
     interval of the accuracy with n = problems, conservative for k > 1; reward: mean value.
     """
     visits = keyed([replace(group, trajectories=()) for group in groups], (seed, EVALUATION))
-    requests = [Request(group.problem, k) for group in visits]
+    requests = [(Request(k),) for _ in visits]
     scored = score(roll_out(requests, visits, environment, sampler, heard), environment)
     judged = all(s.correct is not None for group in scored for s in group.scores)
     correct = [sum(bool(s.correct) for s in group.scores) for group in scored] if judged else []

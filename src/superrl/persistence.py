@@ -1,12 +1,13 @@
-"""What of a run goes into a checkpoint, and how it comes back: weights, optimizer moments, counters, position.
+"""What of a run goes into a checkpoint, and how it comes back: weights, optimizer moments, critic, counters, position.
 
-`checkpoint.py` knows how a folder is written safely; this file knows what is in it. Leaves out when to save.
+The reference policy does not change within a stage, so it is written beside the checkpoints, once. `checkpoint.py`
+knows how a folder is written safely; this file knows what is in it. Leaves out when to save.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ def save(
     folder.to_disk()
     written = checkpoint.write(folder.checkpoints, position.step, fill, state)
     checkpoint.prune(folder.checkpoints, keep, {position.best_step} if position.best_step is not None else set())
+    _prune_references(folder)
     return written
 
 
@@ -77,14 +79,53 @@ def load_weights(learner: Learner, path: Path) -> None:
             parameter.copy_(source[name])
 
 
-def load_optimizers(learner: Learner, saved: checkpoint.Checkpoint) -> None:
-    """Put a checkpoint's optimizer states and counters back."""
+def load_trainer(learner: Learner, saved: checkpoint.Checkpoint) -> None:
+    """Put a checkpoint's optimizer states and counters back, and its critic into a learner that has one."""
     tensors = load_file(saved.path / "trainer.safetensors")
     for name in saved.state["optimizers"]:
-        prefix = f"optimizer/{name}/"
-        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        learner.optimizer(name).load_state(own)
+        learner.optimizer(name).load_state(_under(f"optimizer/{name}/", tensors))
+    if learner.critic is not None:
+        learner.critic.load_state(_under("critic/", tensors))
     learner.progress = Progress(**saved.state["progress"])
+
+
+def save_reference(folder: RunFolder, learner: Learner, position: Position) -> None:
+    """Write the reference policy of a stage that begins here."""
+    policy = learner.reference
+    assert policy is not None, "the stage was begun without a reference policy"
+
+    def fill(path: Path) -> None:
+        weights = {name: p.detach().cpu().contiguous() for name, p in policy.named_parameters()}
+        save_file(weights, path / "model.safetensors")
+
+    checkpoint.recover(folder.references)
+    began = checkpoint.folder_name(position.began)
+    shutil.rmtree(
+        folder.references / began, ignore_errors=True
+    )  # what began there before was cut off: of other weights
+    checkpoint.write(folder.references, position.began, fill, {"stage": position.stage})
+
+
+def find_reference(folder: RunFolder, position: Position) -> Path:
+    """Where the reference policy of this position's stage lies; one that is missing or damaged is a RunError."""
+    path = folder.references / checkpoint.folder_name(position.began)
+    if damage := checkpoint.damage_of(path):
+        raise RunError(
+            f"the reference policy in {path} is damaged ({damage}), and nothing was changed: put it back as it was, or "
+            "start a new run"
+        )
+    return path
+
+
+@torch.no_grad()
+def load_reference(learner: Learner, path: Path) -> None:
+    """Put the weights that a stage began with into the learner's reference policy."""
+    assert learner.reference is not None, "the stage was begun without a reference policy"
+    stored = load_file(path / "model.safetensors")
+    for name, parameter in learner.reference.named_parameters():
+        if name not in stored:
+            raise RunError(f"the reference policy in {path} has no weight {name}: it is of another model")
+        parameter.copy_(stored[name])
 
 
 def newest(folder: RunFolder, report: Callable[[str], None]) -> checkpoint.Checkpoint | None:
@@ -115,6 +156,8 @@ def _tensors(learner: Learner) -> dict[str, Tensor]:
         for name, optimizer in learner.optimizers.items()
         for key, value in optimizer.state().items()
     }
+    if learner.critic is not None:
+        tensors |= {f"critic/{key}": value.cpu() for key, value in learner.critic.state().items()}
     if _adapters(learner):
         tensors |= {f"adapter/{name}": p.detach().cpu().contiguous() for name, p in learner.trainable()}
     return tensors
@@ -122,3 +165,18 @@ def _tensors(learner: Learner) -> dict[str, Tensor]:
 
 def _adapters(learner: Learner) -> bool:
     return hasattr(learner.model, "peft_config")
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _prune_references(folder: RunFolder) -> None:
+    """Remove the reference policies that no checkpoint's stage began with."""
+    present = checkpoint.steps(folder.references)
+    states = [checkpoint.state_of(path) for path in checkpoint.steps(folder.checkpoints)] if present else []
+    positions = [state["position"] for state in states if state is not None]
+    wanted = {position["step"] - position["stage_step"] for position in positions}
+    for path in present:
+        if checkpoint.step_of(path) not in wanted:
+            shutil.rmtree(path)

@@ -39,6 +39,11 @@ class Position:
     carried: tuple[Group, ...] = ()
     lengths: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def began(self) -> int:
+        """How many steps the stages before this one took."""
+        return self.step - self.stage_step
+
     def counting(self, metrics: Mapping[str, Any]) -> Position:
         """The same position with a step's tokens and fallbacks added to the run's."""
         return replace(

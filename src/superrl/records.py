@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class Trajectory:
 
     `logp_sampler` is 0.0 where nothing was drawn (prompt, expert tokens); `text` is the completion as the reward reads
     it; `entropy` is the sampler's mean per-token entropy in nats over the drawn tokens; `annotations` hold what the
-    learner computed without gradient (`demo_logp`, ...), aligned with `tokens`.
+    learner computed without gradient (`demo_logp`, ...), aligned with `tokens`. `prefix` counts the expert's tokens
+    between the problem's context and the first drawn one; `hinted`: drawn under other messages than the problem's own.
     """
 
     tokens: tuple[int, ...]
@@ -88,6 +89,8 @@ class Trajectory:
     entropy: float | None = None
     score: Score | None = None
     annotations: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    prefix: int = 0
+    hinted: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.tokens) == len(self.loss_mask) == len(self.logp_sampler):
@@ -101,6 +104,16 @@ class Trajectory:
     def length(self) -> int:
         """How many tokens may be trained: the completion's length, EOS included."""
         return sum(self.loss_mask)
+
+    @property
+    def assisted(self) -> bool:
+        """Whether the expert helped: its success is none of the policy's own."""
+        return self.prefix > 0 or self.hinted
+
+    @property
+    def start(self) -> int:
+        """Where the completion begins: the index of its first token, an expert's prefix included."""
+        return self.loss_mask.index(True) - self.prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +137,29 @@ class Group:
         return scores
 
     @property
+    def own(self) -> tuple[Trajectory, ...]:
+        """The rollouts that had no help from the expert: what says whether the policy can do it."""
+        return tuple(t for t in self.trajectories if not t.assisted)
+
+    @property
+    def unassisted(self) -> Group:
+        """The group with the policy's own rollouts only."""
+        return self if len(self.own) == len(self.trajectories) else replace(self, trajectories=self.own)
+
+    @property
     def solved(self) -> bool:
-        """Whether some rollout is correct."""
-        return any(score.correct for score in self.scores)
+        """Whether some rollout of the policy's own is correct."""
+        return any(t.score is not None and t.score.correct for t in self.own)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a method wants rolled out: `n` completions of a problem, perhaps after a prefix or under other messages."""
+    """What a method wants rolled out of one group: `n` completions, perhaps under other messages than the problem's, or
+    after the first tokens of a demonstration (`prefix`: token ids, never the whole of it)."""
 
-    problem: Problem
     n: int
     messages: tuple[Message, ...] | None = None
-    prefix: str = ""
+    prefix: tuple[int, ...] = ()
     temperature: float | None = None
 
 
@@ -172,7 +195,8 @@ class Update:
 
     `denominators[stream][g]` is the share of group g, also when none of its samples is left: D is counted before any
     row is dropped, and a mini-batch of groups has the sum of its groups' shares. `lr_scale` multiplies the scheduled
-    rate.
+    rate. `whole`: taken in one optimizer step, once, whatever passes and mini-batches the stage has (its "groups" may
+    then be any rows: a buffer's).
     """
 
     samples: tuple[Sample, ...]
@@ -180,6 +204,7 @@ class Update:
     stream_weights: Mapping[str, float] = field(default_factory=dict)
     optimizer: str = "main"
     lr_scale: float = 1.0
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if missing := {sample.stream for sample in self.samples} - set(self.denominators):
@@ -208,10 +233,11 @@ class Plan:
 class View:
     """What a token loss sees of one micro-batch: every trained token, flat. All tensors have shape [N].
 
-    `logp` is differentiable, and so is `entropy` (None unless the method names it in `needs`); the rest are
-    constants. `logp_old` is the learner before this batch's first update (with one update a batch: `logp` without its
-    gradient; for rollouts of an older version: `logp_sampler`). `sequence` and `group` number the tokens' sequences
-    (within the micro-batch) and groups (within the step); `stream` indexes `streams`.
+    `logp` is differentiable, and so are `entropy` (None unless the method names it in `needs`) and `value` (the
+    critic's, before the token was chosen; None without a critic); the rest are constants. `logp_old` is the learner
+    before this batch's first update (with one update a batch: `logp` without its gradient; for rollouts of an older
+    version: `logp_sampler`). `sequence` and `group` number the tokens' sequences (within the micro-batch) and groups
+    (within the step); `stream` indexes `streams`.
     """
 
     logp: Tensor
@@ -223,7 +249,23 @@ class View:
     stream: Tensor
     streams: tuple[str, ...]
     entropy: Tensor | None = None
+    value: Tensor | None = None
     annotations: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def sequence_mean(self, values: Tensor) -> Tensor:
+        """[N]: the mean of `values` [N] over the tokens of each token's own sequence; differentiable. A sequence never
+        spans two packs, so this depends on no micro-batch."""
+        n = int(self.sequence.max()) + 1 if len(values) else 0
+        total = values.new_zeros(n).index_add(0, self.sequence, values)
+        count = values.new_zeros(n).index_add(0, self.sequence, values.new_ones(len(values)))
+        return (total / count.clamp(min=1.0)).index_select(0, self.sequence)
+
+    def sequence_max(self, values: Tensor) -> Tensor:
+        """[N]: the largest of `values` [N] in each token's own sequence; without gradient."""
+        n = int(self.sequence.max()) + 1 if len(values) else 0
+        values = values.detach()
+        largest = values.new_full((n,), -math.inf).scatter_reduce(0, self.sequence, values, "amax")
+        return largest.index_select(0, self.sequence)
 
     def of(self, stream: str) -> Tensor:
         """[N] bool: the tokens of one stream."""

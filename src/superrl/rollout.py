@@ -12,12 +12,15 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from superrl.config import RefillConfig
-from superrl.records import Group, Request
+from superrl.records import Group, Request, Trajectory
 from superrl.rewards import Reward
 from superrl.sampling.protocol import Prompt, Sampler, SamplingLimits
 from superrl.text import Renderer
 
 Listener = Callable[[int], None]
+
+MAX_TURNS = 16
+"""Rounds a method may ask for in one step: the bound of a loop that its own rule should have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +51,21 @@ def keyed(groups: Sequence[Group], visit: tuple[int, ...]) -> list[Group]:
 
 
 def roll_out(
-    requests: Sequence[Request],
+    requests: Sequence[Sequence[Request]],
     groups: Sequence[Group],
     environment: Environment,
     sampler: Sampler,
     heard: Listener | None,
+    turn: int = 0,
 ) -> list[Group]:
-    """Each group with the completions its request asks for added to it, unscored."""
-    prompts = [_prompt(request, group, environment) for request, group in zip(requests, groups, strict=True)]
-    drawn = sampler.sample(prompts, environment.limits, heard)
-    return [
-        replace(group, trajectories=(*group.trajectories, *(replace(t, text=request.prefix + t.text) for t in new)))
-        for request, group, new in zip(requests, groups, drawn, strict=True)
-    ]
+    """Each group with the completions its requests ask for added to it, unscored. A group's first request in turn 0
+    draws with the group's key; every other one with (*key, turn, its index)."""
+    asked = [(g, i, request) for g, wanted in enumerate(requests) for i, request in enumerate(wanted) if request.n]
+    prompts = [_prompt(request, groups[g], environment, (turn, i) if turn or i else ()) for g, i, request in asked]
+    added: list[list[Trajectory]] = [[] for _ in groups]
+    for (g, _, request), drawn in zip(asked, sampler.sample(prompts, environment.limits, heard), strict=True):
+        added[g] += [_told(trajectory, request, environment) for trajectory in drawn]
+    return [replace(group, trajectories=(*group.trajectories, *new)) for group, new in zip(groups, added, strict=True)]
 
 
 def score(groups: Sequence[Group], environment: Environment) -> list[Group]:
@@ -75,28 +80,39 @@ def score(groups: Sequence[Group], environment: Environment) -> list[Group]:
 
 
 def retry(
-    wanted: Mapping[int, Request],
+    wanted: Callable[[Sequence[Group]], Mapping[int, Sequence[Request]]],
     groups: Sequence[Group],
     environment: Environment,
     sampler: Sampler,
     heard: Listener | None,
 ) -> list[Group]:
-    """A method's second round: the groups it names draw again, under a key of their own, and are scored."""
-    if not wanted:
-        return list(groups)
-    indices = sorted(wanted)
-    again = [replace(groups[i], key=(*groups[i].key, 1)) for i in indices]
-    drawn = roll_out([wanted[i] for i in indices], again, environment, sampler, heard)
-    joined = list(groups)
-    for i, group in zip(indices, score(drawn, environment), strict=True):
-        joined[i] = replace(group, key=groups[i].key)
-    return joined
+    """A method's further rounds: the groups it wants more of draw again and are scored, until it wants no more."""
+    groups = list(groups)
+    for turn in range(1, MAX_TURNS + 1):
+        again = wanted(groups)
+        if not again:
+            return groups
+        indices = sorted(again)
+        drawn = roll_out([again[i] for i in indices], [groups[i] for i in indices], environment, sampler, heard, turn)
+        for i, group in zip(indices, score(drawn, environment), strict=True):
+            groups[i] = group
+    return groups
 
 
-def _prompt(request: Request, group: Group, environment: Environment) -> Prompt:
-    tokens = environment.renderer.context(request.problem, messages=request.messages, prefix=request.prefix)
+def _prompt(request: Request, group: Group, environment: Environment, round_key: tuple[int, ...]) -> Prompt:
+    context = environment.renderer.context(group.problem, messages=request.messages)
     temperature = environment.temperature if request.temperature is None else request.temperature
-    return Prompt(tokens, request.n, group.key, temperature)
+    key = (*group.key, *round_key)
+    return Prompt(context + request.prefix, request.n, key, temperature, drawn=len(request.prefix))
+
+
+def _told(trajectory: Trajectory, request: Request, environment: Environment) -> Trajectory:
+    """A drawn trajectory with what its request did for it; its text is the whole completion, prefix included."""
+    if not request.prefix:
+        return replace(trajectory, hinted=True) if request.messages is not None else trajectory
+    drawn = [t for t, kept in zip(trajectory.tokens, trajectory.loss_mask, strict=True) if kept]
+    text = environment.renderer.decode((*request.prefix, *drawn))
+    return replace(trajectory, text=text, prefix=len(request.prefix), hinted=request.messages is not None)
 
 
 # Dynamic sampling: one function around whatever draws groups.

@@ -32,6 +32,11 @@ class RunFolder:
         """Where the checkpoints lie."""
         return self.path / "checkpoints"
 
+    @property
+    def references(self) -> Path:
+        """Where the reference policies lie, each under the step that its stage began after."""
+        return self.path / "reference"
+
     def append(self, name: str, *rows: Mapping[str, Any]) -> None:
         """Add lines to one of FILES, flushed; all of them, or on failure none."""
         text = "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows)

@@ -17,12 +17,16 @@ TOKEN_COUNTS = ("tokens/trained", "tokens/logical", "tokens/computed")
 
 
 def of_groups(groups: Sequence[Group]) -> dict[str, float | None]:
-    """Rewards, lengths, entropy and solved rates of scored groups; nothing for groups without rollouts."""
+    """Rewards, lengths, entropy and solved rates of scored groups; nothing for groups without rollouts.
+
+    What is said of correctness is over rollouts that had no help from the expert.
+    """
     rollouts = [t for group in groups for t in group.trajectories]
     rolled = [group for group in groups if group.trajectories]
     values = [t.score.value for t in rollouts if t.score is not None]
-    verdicts = [t.score.correct for t in rollouts if t.score is not None]
+    verdicts = [t.score.correct for t in rollouts if t.score is not None and not t.assisted]
     judged = bool(verdicts) and None not in verdicts
+    alone = [group for group in rolled if group.own]
     entropies = [(t.entropy * t.length, t.length) for t in rollouts if t.entropy is not None]
     tokens = sum(length for _, length in entropies)
     average = mean(values)
@@ -30,9 +34,9 @@ def of_groups(groups: Sequence[Group]) -> dict[str, float | None]:
         "reward/mean": average,
         "reward/std": None if average is None else (mean((v - average) ** 2 for v in values) or 0.0) ** 0.5,
         "reward/correct": mean(float(bool(v)) for v in verdicts) if judged else None,
-        "switch/solved_rate": mean(float(group.solved) for group in rolled) if judged else None,
-        "switch/all_correct_rate": mean(float(all(s.correct for s in g.scores)) for g in rolled) if judged else None,
-        "switch/expected_rate": expected_failure(rolled) if judged else None,
+        "switch/solved_rate": mean(float(group.solved) for group in alone) if judged else None,
+        "switch/all_correct_rate": mean(float(all_correct(g)) for g in alone) if judged else None,
+        "switch/expected_rate": expected_failure(alone) if judged else None,
         "policy/entropy": sum(total for total, _ in entropies) / tokens if tokens else None,
         "length/completion": mean(float(t.length) for t in rollouts),
         "length/truncated_rate": mean(float(t.stop == "length") for t in rollouts),
@@ -75,11 +79,16 @@ def of_samples(updates: Sequence[Update]) -> dict[str, float | None]:
 
 def expected_failure(groups: Sequence[Group]) -> float | None:
     """(1 - p)^K with p the batch's accuracy: how often all K rollouts would fail if problems were alike."""
-    verdicts = [bool(score.correct) for group in groups for score in group.scores]
+    verdicts = [bool(t.score and t.score.correct) for group in groups for t in group.own]
     if not verdicts:
         return None
     p = sum(verdicts) / len(verdicts)
-    return mean((1.0 - p) ** len(group.trajectories) for group in groups)
+    return mean((1.0 - p) ** len(group.own) for group in groups)
+
+
+def all_correct(group: Group) -> bool:
+    """Whether every rollout of the policy's own is correct."""
+    return all(t.score is not None and t.score.correct for t in group.own)
 
 
 def untrained(groups: Sequence[Group], updates: Sequence[Update]) -> list[tuple[Trajectory, int]]:
@@ -101,7 +110,8 @@ def rollout_rows(groups: Sequence[Group], plan: Plan, limit: int) -> list[dict[s
 
 def advantages(updates: Sequence[Update]) -> dict[tuple[int, tuple[int, ...]], float]:
     """(group, tokens) -> the advantage of that rollout's last token, of the rollouts that are trained."""
-    return {(sample.group, sample.tokens): sample.advantage[-1] for sample in _rollouts(updates)}
+    rollouts = [sample for sample in _rollouts(updates) if sample.stream != "value"]
+    return {(sample.group, sample.tokens): sample.advantage[-1] for sample in rollouts}
 
 
 def _rollout_row(

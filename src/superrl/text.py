@@ -1,6 +1,6 @@
 """Problems as token ids: the model's context, the expert's demonstration in the same template, and back to text.
 
-A sequence is the concatenation of token ids that were made apart (context, prefix, completion, end): joined text is
+A sequence is the concatenation of token ids that were made apart (context, completion, end): joined text is
 never tokenised again, so a demonstration's tokens are the ones the sampler would have had to draw. Rendering is plain
 string replacement; braces in the data mean nothing.
 
@@ -74,10 +74,10 @@ class Renderer:
         assert isinstance(text, str)
         return text
 
-    def context(self, problem: Problem, *, messages: Sequence[Message] | None = None, prefix: str = "") -> Tokens:
-        """The token ids a completion follows: the rendered prompt, then the ids of `prefix`."""
+    def context(self, problem: Problem, *, messages: Sequence[Message] | None = None) -> Tokens:
+        """The token ids a completion follows: the rendered prompt."""
         (tokens,) = self._contexts([problem], [self.text(problem, messages=messages)])
-        return tokens + self.encode([prefix])[0]
+        return tokens
 
     def contexts(self, problems: Sequence[Problem]) -> list[Tokens]:
         """`context` of many problems, tokenised in one call."""

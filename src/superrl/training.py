@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def train_step(run: Run, stage: Stage, position: Position) -> tuple[Position, To
 
 def learn(run: Run, stage: Stage, position: Position, groups: Sequence[Group]) -> tuple[list[Group], Plan, Means]:
     """Decide about the groups and take the updates that follow; the annotated groups, the decisions, what happened."""
-    annotated = run.learner.annotate(groups, stage.method.needs)
+    annotated = run.learner.annotate(groups, stage.method.needs, _teachers(stage, position, groups))
     plan = stage.method.plan(annotated, position.method_state)
     unseen = telemetry.untrained(annotated, plan.updates)
     drift = run.learner.drift([trajectory for trajectory, _ in unseen])
@@ -178,6 +179,13 @@ def learn(run: Run, stage: Stage, position: Position, groups: Sequence[Group]) -
         means.add("policy/kl", value * stands_for, float(trajectory.length * stands_for))
         means.add("policy/clip_fraction", 0.0, float(trajectory.length * stands_for))
     return annotated, plan, means
+
+
+def _teachers(stage: Stage, position: Position, groups: Sequence[Group]) -> list[tuple[int, ...] | None]:
+    """What the policy reads where it is its own teacher, as tokens; None for the groups that it does not teach."""
+    asked = [stage.method.teacher(group, position.method_state) for group in groups]
+    context = stage.environment.renderer.context
+    return [m if m is None else context(g.problem, messages=m) for g, m in zip(groups, asked, strict=True)]
 
 
 def describe(
@@ -226,8 +234,8 @@ def collect(run: Run, stage: Stage, position: Position, clock: Clock) -> tuple[l
         with clock("reward"):
             groups = score(groups, stage.environment)
         with clock("rollout"):
-            again = method.retry(groups, position.method_state)
-            groups = retry(again, groups, stage.environment, run.sampler, run.heard)
+            wanted = partial(method.retry, state=position.method_state)
+            groups = retry(wanted, groups, stage.environment, run.sampler, run.heard)
         drawn.extend(groups)
         return groups
 
@@ -253,6 +261,8 @@ def _open(
     position = restore(saved.state["position"], stage.groups) if saved else Position()
     if saved and saved.state["data"] != stage.digest:
         raise UserError(f"--resume: the data of stage {stage.name} are not those of the run in {folder.path}")
+    inside = position.stage_step > 0
+    reference = persistence.find_reference(folder, position) if inside and _keeps_reference(stage) else None
     if resume:
         persistence.rewind(folder, saved)
     dtype = models.compute_dtype(session.recipe.model)
@@ -261,7 +271,11 @@ def _open(
         progress.note(f"{session.recipe.model.name} cannot be trained over a prefix forest: one sequence a row")
     if saved:
         persistence.load_weights(learner, saved.path)
-        persistence.load_optimizers(learner, saved)
+        if inside:
+            learner.begin(stage.schedule, stage.method.critic, reference is not None)
+        persistence.load_trainer(learner, saved)
+        if reference is not None:
+            persistence.load_reference(learner, reference)
         progress.note(f"resuming after step {position.step}")
     sampler = setup.new_sampler(session.model, session.tokenizer, dtype, session.environments)
     sampler.load(learner.weights(), position.step)
@@ -269,8 +283,8 @@ def _open(
 
 
 def _enter(run: Run, stage: Stage, position: Position) -> Position:
-    """The position at the start of a stage: a fresh optimizer, cursor and method state, and the weights it starts
-    from.
+    """The position at the start of a stage: a fresh optimizer, critic, cursor and method state, and the weights it
+    starts from, which are kept if they are its reference policy.
     """
     if position.stage == stage.index and position.stage_step > 0:
         return position  # resumed inside it
@@ -281,9 +295,17 @@ def _enter(run: Run, stage: Stage, position: Position) -> Position:
     elif source == "best" and position.best_step is not None:
         persistence.load_weights(run.learner, checkpoint.at(run.folder.checkpoints, position.best_step).path)
     done = run.learner.progress
-    run.learner.begin(stage.schedule)
+    run.learner.begin(stage.schedule, stage.method.critic, _keeps_reference(stage))
+    position = position.at_stage(stage.index, stage.method.initial_state(), done.updates, done.refused)
+    if run.learner.reference is not None:
+        persistence.save_reference(run.folder, run.learner, position)
     run.sampler.load(run.learner.weights(), position.step)
-    return position.at_stage(stage.index, stage.method.initial_state(), done.updates, done.refused)
+    return position
+
+
+def _keeps_reference(stage: Stage) -> bool:
+    """Whether the stage's method reads the reference policy."""
+    return "logp_ref" in stage.method.needs
 
 
 def _look(run: Run, stage: Stage, position: Position) -> Position:

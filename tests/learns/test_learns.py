@@ -50,7 +50,7 @@ def learn(name, problems, steps, lr=0.01, **options):
     for step in range(steps):
         sampler.load(learner.weights(), step)
         groups = [Group(p, (), experts[p.id], (0, 0, 0, step, 0, i)) for i, p in enumerate(problems)]
-        groups = roll_out([Request(p, 8) for p in problems], groups, environment, sampler, None)
+        groups = roll_out([(Request(8),) for _ in problems], groups, environment, sampler, None)
         groups = score(groups, environment)
         learner.step(method.plan(groups, {}).updates, method, version=step)
         history.append([sum(bool(s.correct) for s in g.scores) / 8 for g in groups])

@@ -1,8 +1,12 @@
 """The switch: its truth table, its denominator, and that no gradient comes from where none may."""
 
-import pytest
+from dataclasses import replace
 
-from builders import group
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders import group, trajectory
 from superrl.errors import UserError
 from superrl.methods import build
 from superrl.methods.gates import likely_all_fail
@@ -163,11 +167,69 @@ def test_history_gate_remembers_past_visits():
     method = superrl(gate="history")
     failing = group([0] * 4, experts=[5])
     before = method.plan([failing], {})
-    solved_before = {"p": [30, 32]}
+    solved_before = {"visits": {"p": [30, 32]}, "memory": {}}
     after = method.plan([failing], solved_before)
     assert (kinds(before), kinds(after)) == (["sft"], ["none"])
     state = method.after_step(StepRecord(1, {}, before.decisions), [group([1, 0, 0, 1])], solved_before)
-    assert state == {"p": [32, 36]}
+    assert state == {"visits": {"p": [32, 36]}, "memory": {}}
+
+
+RIGHT = group([1, 1, 1, 1], experts=[5])
+SHAPED = group([0.2, 0.1, 0.3, 0.2], correct=[False] * 4, experts=[5])
+
+
+@pytest.mark.parametrize(
+    ("options", "visit", "kind"),
+    [
+        ({"gate": "rate", "gamma": 0.25}, group([1, 0, 0, 0], experts=[5]), "sft"),
+        ({"gate": "rate", "gamma": 0.25}, group([1, 1, 0, 0], experts=[5]), "pg"),
+        ({"gate": "rate"}, group([1, 0, 0, 0], experts=[5]), "pg"),
+        ({"gate": "advantage"}, group([0] * 4, experts=[5]), "sft"),
+        ({"gate": "advantage"}, group([1, 0, 0, 0], experts=[5]), "pg"),
+        ({"gate": "advantage"}, RIGHT, "sft"),
+        ({"gate": "advantage", "exclude_solved": True}, RIGHT, "none"),
+        ({"gate": "advantage"}, SHAPED, "pg"),
+        ({"gate": "reward"}, SHAPED, "sft"),
+    ],
+)
+def test_the_other_gates(options, visit, kind):
+    """The advantage gate closes on solved groups too, and shaping that tells failures apart opens it."""
+    method = superrl(**options)
+    assert kinds(method.plan([visit], method.initial_state())) == [kind]
+
+
+@given(rewards=st.lists(st.sampled_from([0, 1]), min_size=4, max_size=4))
+def test_rate_with_gamma_0_is_the_reward_gate(rewards):
+    visit = group(rewards, experts=[5])
+    assert superrl(gate="rate").plan([visit], {}) == superrl().plan([visit], {})
+
+
+@pytest.mark.parametrize("options", [{"gate": "reward", "gamma": 0.5}, {"gate": "rate", "exclude_solved": True}])
+def test_an_option_of_another_gate_is_refused(options):
+    with pytest.raises(UserError, match="is read by gate: "):
+        superrl(**options)
+
+
+def helped(visit, *, reward=1.0):
+    """The group with one more rollout that continued two of the expert's tokens."""
+    one = replace(trajectory(4, 3, reward, reward == 1.0, seed=9), prefix=2)
+    return replace(visit, trajectories=(*visit.trajectories, one))
+
+
+def test_a_success_with_the_expert_s_help_opens_no_gate_and_moves_no_baseline():
+    visit, alone = group([0] * 4, experts=[5]), group([1, 0, 0, 0], experts=[5])
+    assert kinds(superrl().plan([helped(visit)], {})) == ["sft"]
+    assert superrl().plan([helped(alone)], {}).updates == superrl().plan([alone], {}).updates
+
+
+def test_with_a_batch_baseline_failed_rollouts_are_kept_unless_dropped():
+    batch = [group([0] * 4, experts=[5]), group([1, 0, 0, 0], name="b")]
+    options = {"baseline": "batch", "std": "none"}
+    assert kinds(superrl(policy=options).plan(batch, {})) == ["both", "pg"]
+    dropped = superrl(policy=options, failed_rollouts="drop").plan(batch, {})
+    assert kinds(dropped) == ["sft", "pg"]
+    kept = [s for s in dropped.updates[0].samples if s.stream == "pg"]
+    assert [s.advantage[-1] for s in kept] == [0.75, -0.25, -0.25, -0.25]  # the baseline is that of the rows trained
 
 
 def test_likely_all_fail_against_numerical_integration():

@@ -1,7 +1,8 @@
 """From a pack to the log-probability of every trained token: the model's trunk once, its head in chunks.
 
 Only hidden states that predict a trained token reach the LM head, and each chunk's logits are recomputed in the
-backward pass, so that memory grows with neither the vocabulary times the batch nor the prompt. Leaves out losses.
+backward pass, so that memory grows with neither the vocabulary times the batch nor the prompt. Leaves out losses, and
+what else may be read off hidden states (`critic`).
 """
 
 from __future__ import annotations
@@ -27,12 +28,23 @@ def token_logprobs(
     Shapes: N trained tokens of the pack. Entropy is in nats, of the distribution the token came from. Tokens that share
     an edge share its computation.
     """
-    device = pack.tokens.device
-    shared = cast(Any, bare(model)).config._attn_implementation == ATTENTION
+    return from_hidden(model, hidden_states(trunk(model), pack, compute_dtype), pack, compute_dtype, with_entropy)
+
+
+def hidden_states(body: nn.Module, pack: Pack, compute_dtype: torch.dtype) -> Tensor:
+    """[E, H]: the last hidden states of a trunk from which the pack's edges are predicted; differentiable."""
+    shared = cast(Any, body).config._attn_implementation == ATTENTION
     assert shared == (pack.forest is not None), "the model's attention was set up for another layout by another learner"
-    with torch.autocast(device.type, dtype=compute_dtype, enabled=compute_dtype != torch.float32):
-        hidden = trunk(model)(**pack.arguments).last_hidden_state.flatten(0, 1)
-        rows = hidden.index_select(0, pack.source)  # not hidden[source]: its backward is not deterministic
+    with torch.autocast(pack.tokens.device.type, dtype=compute_dtype, enabled=compute_dtype != torch.float32):
+        hidden: Tensor = body(**pack.arguments).last_hidden_state.flatten(0, 1)
+        return hidden.index_select(0, pack.source)  # not hidden[source]: its backward is not deterministic
+
+
+def from_hidden(
+    model: nn.Module, rows: Tensor, pack: Pack, compute_dtype: torch.dtype, with_entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """`token_logprobs` of hidden states [E, H] that are already there."""
+    with torch.autocast(pack.tokens.device.type, dtype=compute_dtype, enabled=compute_dtype != torch.float32):
         logp, entropy = _through_head(model, rows, pack.target, pack.temperature, with_entropy)
     return logp.index_select(0, pack.edge), None if entropy is None else entropy.index_select(0, pack.edge)
 

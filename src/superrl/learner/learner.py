@@ -3,35 +3,40 @@
     loss = (1 / D) * sum over streams s of lambda_s * sum over tokens t in s of w_t * token_loss_t
 
 D is known before the first backward, so loss and gradient depend on neither the size nor the order of the packs. Master
-weights are float32 whatever the compute dtype. Leaves out rewards, sampling and every choice of a method.
+weights are float32 whatever the compute dtype. A stage may have a critic, and a reference policy that stands still.
+Leaves out rewards, sampling and every choice of a method.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from superrl.config import OptimizerConfig
 from superrl.errors import Diverged
-from superrl.learner.forward import bare, token_logprobs
+from superrl.learner.annotate import Column, Models, Teachers, aligned, annotate
+from superrl.learner.copies import named_weights, plain_copy
+from superrl.learner.critic import Critic, reached
+from superrl.learner.forward import from_hidden, hidden_states, token_logprobs, trunk
 from superrl.learner.optimizer import Optimizer, scheduled_lr
 from superrl.learner.serving import check_served, choose_packer
 from superrl.learner.streams import describe_streams
+from superrl.learner.view import observe, view_of
 from superrl.losses import kl_estimate
-from superrl.methods.hooks import Method
+from superrl.methods.hooks import CriticOptions, Method
 from superrl.metrics import Means
 from superrl.packing import forest
 from superrl.packing.pack import Pack, Packer, Tokens
-from superrl.records import Group, Sample, Trajectory, Update, View
+from superrl.records import Group, Sample, Trajectory, Update
 
 MAX_REFUSED = 3
 """Steps in a row that may be refused for a gradient that is not finite, before the run stops."""
+WITHOUT_RATIO = frozenset({"sft", "value"})
+"""Streams whose loss has no ratio to an older policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +77,26 @@ class Learner:
         self.busy = False  # True between the first and the last update of a step: the weights belong to neither
         self.begin(schedule)
 
-    def begin(self, schedule: Schedule) -> None:
-        """Start a stage: a fresh optimizer, step 0 of its schedule. Weights stay."""
+    def begin(self, schedule: Schedule, critic: CriticOptions | None = None, reference: bool = False) -> None:
+        """Start a stage: a fresh optimizer, step 0 of its schedule; if asked for, a fresh critic, and a copy of the
+        weights that stand now as reference policy. Weights stay."""
         self.schedule = schedule
         self.progress = Progress()
         self.optimizers: dict[str, Optimizer] = {}
+        self.critic: Critic | None = None  # the last stage's gives its memory back first
+        self.reference: nn.Module | None = None
+        if critic is not None:
+            self.critic = Critic(self.model, critic, schedule.optimizer)
+        if reference:
+            self.reference = plain_copy(self.model)
 
     def step(self, updates: Sequence[Update], method: Method, version: int) -> Means:
         """Take one step's optimizer updates; what happened, as means. `version` is the weights' age the rollouts should
         have: the log-probabilities of older ones are taken from their sampler."""
         means = Means()
         taken = [update for update in updates if update.samples]  # nothing to learn: momentum alone moves no weight
-        several = len(taken) * self.schedule.epochs * self.schedule.mini_batches > 1
+        passes = self.schedule.epochs * self.schedule.mini_batches
+        several = sum(1 if update.whole else passes for update in taken) > 1
         for update in [self._with_logp_old(update, version, several) for update in taken]:
             self._update(update, method, version, means)
         if weighted := [means.value(name) for name in means.means if name.startswith("weighted/")]:
@@ -106,26 +119,16 @@ class Learner:
             estimates.append(float(estimate.double().sum()))
         return estimates
 
-    @torch.no_grad()
-    def logprobs(self, sequences: Sequence[Tokens]) -> list[tuple[float, ...]]:
+    def logprobs(self, sequences: Sequence[Tokens]) -> list[Column]:
         """Each token's log-probability under the current weights (0.0 where `loss_mask` is False), without gradient."""
-        out = [[0.0] * len(sequence.tokens) for sequence in sequences]
-        for batch in self._packs(sequences):
-            logp, _ = token_logprobs(self.model, batch, self.compute_dtype)
-            places = zip(batch.sequence.tolist(), batch.position.tolist(), logp.tolist(), strict=True)
-            for sequence, position, value in places:
-                out[batch.items[sequence]][position] = value
-        return list(map(tuple, out))
+        return [logp for (logp,) in self._logprobs(self.model, sequences)]
 
-    def annotate(self, groups: Sequence[Group], needs: frozenset[str]) -> list[Group]:
-        """The groups with what the method reads and only the learner can compute: `demo_logp`."""
-        if "demo_logp" not in needs:
-            return list(groups)
-        values = iter(self.logprobs([d for group in groups for d in group.demonstrations]))
-        return [
-            replace(group, demonstrations=tuple(_noted(d, next(values)) for d in group.demonstrations))
-            for group in groups
-        ]
+    def annotate(self, groups: Sequence[Group], needs: frozenset[str], teachers: Teachers = ()) -> list[Group]:
+        """The groups with what the method reads and only the learner can compute (`methods.hooks.NEEDS`). `teachers`:
+        for every group the token ids of another context, under which `logp_teacher` is taken, or None."""
+        entropy = "demo_entropy" in needs
+        models = Models(lambda rows: self._logprobs(self.model, rows, entropy), self._referred, self._values)
+        return annotate(groups, needs, teachers, models)
 
     def weights(self) -> dict[str, Tensor]:
         """The float32 weights by the plain model's parameter names, adapters merged in."""
@@ -141,6 +144,28 @@ class Learner:
             self.optimizers[name] = Optimizer(self.trainable(), self.schedule.optimizer)
         return self.optimizers[name]
 
+    def _logprobs(
+        self, model: nn.Module, sequences: Sequence[Tokens], entropy: bool = False
+    ) -> list[tuple[Column, ...]]:
+        """(logp,) of every sequence, or (logp, entropy)."""
+
+        def compute(pack: Pack) -> list[Tensor]:
+            found = token_logprobs(model, pack, self.compute_dtype, with_entropy=entropy)
+            return [one for one in found if one is not None]
+
+        return aligned(sequences, self._packs(sequences), compute, 2 if entropy else 1)
+
+    def _referred(self, sequences: Sequence[Tokens]) -> list[tuple[Column, ...]]:
+        assert self.reference is not None, "the stage was begun without a reference policy"
+        return self._logprobs(self.reference, sequences)
+
+    def _values(self, sequences: Sequence[Tokens]) -> list[tuple[Column, ...]]:
+        assert self.critic is not None, "the stage was begun without a critic"
+        critic = self.critic
+        return aligned(
+            sequences, self._packs(sequences), lambda pack: [critic.values(self.model, pack, self.compute_dtype)]
+        )
+
     def _packs(self, sequences: Sequence[Tokens]) -> Iterator[Pack]:
         for batch in self.pack(sequences, self.schedule.max_tokens_per_pack):
             moved = batch.to(self.device)
@@ -149,27 +174,34 @@ class Learner:
                 moved.forest.cache.clear()  # its masks are as large as its activations
 
     def _update(self, update: Update, method: Method, version: int, means: Means) -> None:
-        schedule = self.schedule
-        n_groups = max(len(shares) for shares in update.denominators.values())
+        for number, chosen in enumerate(self._sets(update, version)):
+            denominators = {s: sum(shares[g] for g in chosen) for s, shares in update.denominators.items()}
+            part = [sample for sample in update.samples if sample.group in chosen]
+            if part:
+                self._backward(part, denominators, update, method, means)
+                compared = self._compares_streams() and number == 0
+                by_stream = self._by_stream(part, denominators, update, method) if compared else {}
+                self._apply(update, means)
+                self._describe(by_stream, update, means)
+
+    def _sets(self, update: Update, version: int) -> Iterator[set[int]]:
+        """The groups of every optimizer step that an update makes."""
+        schedule, n_groups = self.schedule, max(len(shares) for shares in update.denominators.values())
+        if update.whole:
+            yield set(range(n_groups))
+            return
         for epoch in range(schedule.epochs):
-            sets = mini_batches(n_groups, schedule.mini_batches, f"{schedule.seed}/{version}/{epoch}")
-            for index, chosen in enumerate(sets):
-                denominators = {s: sum(shares[g] for g in chosen) for s, shares in update.denominators.items()}
-                part = [sample for sample in update.samples if sample.group in chosen]
-                if part:
-                    self._backward(part, denominators, update, method, means)
-                    compared = self._compares_streams() and epoch == index == 0
-                    by_stream = self._by_stream(part, denominators, update, method) if compared else {}
-                    self._apply(update, means)
-                    self._describe(by_stream, update, means)
+            yield from mini_batches(n_groups, schedule.mini_batches, f"{schedule.seed}/{version}/{epoch}")
 
     def _with_logp_old(self, update: Update, version: int, several: bool) -> Update:
-        """`logp_old` where it is not simply `logp` without its gradient: later updates of a step, older rollouts."""
+        """`logp_old` where it is not simply `logp` without its gradient: later updates of a step, older rollouts. No
+        ratio is ever taken of the streams WITHOUT_RATIO."""
         samples = list(update.samples)
-        rollouts = [i for i, sample in enumerate(samples) if sample.origin == "policy"]
-        current = [i for i in rollouts if samples[i].version >= version] if several else []
+        weighed = [i for i, sample in enumerate(samples) if sample.stream not in WITHOUT_RATIO]
+        stale = {i for i in weighed if samples[i].origin == "policy" and samples[i].version < version}
+        current = [i for i in weighed if i not in stale] if several else []
         values = dict(zip(current, self.logprobs([samples[i] for i in current]), strict=True))
-        values |= {i: samples[i].logp_sampler for i in rollouts if samples[i].version < version}
+        values |= {i: samples[i].logp_sampler for i in stale}
         for i, logp in values.items():
             samples[i] = replace(samples[i], annotations={**samples[i].annotations, "logp_old": logp})
         return replace(update, samples=tuple(samples))
@@ -183,17 +215,17 @@ class Learner:
         balance = torch.tensor([stream_weights[s] for s in streams], device=self.device)
         totals = dict.fromkeys(streams, 0.0)
         for batch in self._packs(samples):
-            logp, entropy = token_logprobs(
-                self.model, batch, self.compute_dtype, with_entropy="entropy" in method.needs
-            )
             rows = [samples[i] for i in batch.items]
-            view = _view(rows, batch, logp, entropy, streams)
+            hidden = hidden_states(trunk(self.model), batch, self.compute_dtype)
+            logp, entropy = from_hidden(self.model, hidden, batch, self.compute_dtype, "entropy" in method.needs)
+            value = None if self.critic is None else self.critic.of(hidden, batch, self.compute_dtype)
+            view = view_of(rows, batch, streams, logp, entropy, value)
             weight = torch.tensor([row.weight for row in rows], device=self.device)[view.sequence]
             parts = method.token_loss(view) * weight * scale[view.stream]
             (parts * balance[view.stream]).sum().backward()
             for index, stream in enumerate(streams):
                 totals[stream] += float(parts.detach()[view.stream == index].double().sum())
-            _observe(view, batch, method, means)
+            observe(view, batch, method, means)
         for stream, total in totals.items():
             means.add(f"loss/{stream}", total)
             means.add(f"weighted/{stream}", total * stream_weights[stream])
@@ -207,15 +239,22 @@ class Learner:
     ) -> dict[str, list[Tensor]]:
         """The gradient of every stream that has samples, each sample once more; the whole gradient is put back."""
         parameters = [p for _, p in self.trainable()]
-        whole = [p.grad for p in parameters]
+        critic = [] if self.critic is None else [p for _, p in self.critic.parameters()]
+        whole = [p.grad for p in [*parameters, *critic]]
         found = {}
         for stream in sorted({sample.stream for sample in part}):
-            self.model.zero_grad(set_to_none=True)
+            self._clear()
             self._backward([s for s in part if s.stream == stream], denominators, update, method, Means())
             found[stream] = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        for parameter, gradient in zip(parameters, whole, strict=True):
+        for parameter, gradient in zip([*parameters, *critic], whole, strict=True):
             parameter.grad = gradient
         return found
+
+    def _clear(self) -> None:
+        """No gradient anywhere."""
+        self.model.zero_grad(set_to_none=True)
+        if self.critic is not None:
+            self.critic.clear()
 
     def _describe(self, by_stream: Mapping[str, Sequence[Tensor]], update: Update, means: Means) -> None:
         """The streams beside each other, after the optimizer's step that they made."""
@@ -225,25 +264,35 @@ class Learner:
                 means.add(f"streams/{name}", value)
 
     def _apply(self, update: Update, means: Means) -> None:
-        lr = scheduled_lr(self.schedule.optimizer, self.progress.step, self.schedule.steps) * update.lr_scale
-        norm = self.optimizer(update.optimizer).step(lr)
+        """One optimizer step of the policy and of the critic, or of neither if a gradient is not finite. Beside a critic
+        the policy rests where nothing but momentum would move it, and the critic always does."""
+        step, steps = self.progress.step, self.schedule.steps
+        critic = self.critic if self.critic is not None and reached(self.critic.parameters()) else None
+        rests = self.critic is not None and (self.critic.learns_alone(step) or not reached(self.trainable()))
+        norm: float | None = None
+        if critic is None or critic.finite:
+            lr = scheduled_lr(self.schedule.optimizer, step, steps) * update.lr_scale
+            norm = 0.0 if rests else self.optimizer(update.optimizer).step(lr)
         if norm is None:
-            self.progress.refused += 1
-            self.progress.refused_in_a_row += 1
-            if self.progress.refused_in_a_row >= MAX_REFUSED:
-                raise Diverged(
-                    f"the gradient was not finite {MAX_REFUSED} times in a row at step {self.progress.step + 1} of the "
-                    "stage: lower optimizer.lr, or use model.dtype: float32"
-                )
-            return
-        self.busy = True
-        self.progress.refused_in_a_row = 0
-        self.progress.updates += 1
-        means.add("grad_norm", norm)
+            self._refuse()
+        elif critic is not None or not rests:
+            self.busy = True
+            self.progress.refused_in_a_row = 0
+            self.progress.updates += 1
+            if not rests:
+                means.add("grad_norm", norm)
+            if critic is not None:
+                means.add("method/critic_grad_norm", critic.step(step, steps, update.lr_scale))
+        self._clear()
 
-
-def _noted(trajectory: Trajectory, logp: tuple[float, ...]) -> Trajectory:
-    return replace(trajectory, annotations={**trajectory.annotations, "demo_logp": logp})
+    def _refuse(self) -> None:
+        self.progress.refused += 1
+        self.progress.refused_in_a_row += 1
+        if self.progress.refused_in_a_row >= MAX_REFUSED:
+            raise Diverged(
+                f"the gradient was not finite {MAX_REFUSED} times in a row at step {self.progress.step + 1} of the "
+                "stage: lower optimizer.lr, or use model.dtype: float32"
+            )
 
 
 def mini_batches(n_groups: int, parts: int, key: str) -> list[set[int]]:
@@ -252,64 +301,3 @@ def mini_batches(n_groups: int, parts: int, key: str) -> list[set[int]]:
     if parts > 1:
         random.Random(f"mini-batch/{key}").shuffle(order)
     return [set(order[i::parts]) for i in range(parts) if order[i::parts]]
-
-
-def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of the plain model's parameters, tied ones under each of their names; LoRA's product is added."""
-    plain = bare(model)
-    for name, parameter in plain.named_parameters(remove_duplicate=False):
-        if ".lora_" in name:
-            continue
-        weight = parameter.detach()
-        if ".base_layer." in name:
-            layer: Any = plain.get_submodule(name.rpartition(".base_layer.")[0])
-            if name.endswith(".weight"):
-                weight = weight + layer.get_delta_weight("default").detach()
-        yield name.replace(".base_layer", ""), weight
-
-
-def _view(rows: Sequence[Sample], batch: Pack, logp: Tensor, entropy: Tensor | None, streams: tuple[str, ...]) -> View:
-    starts = torch.tensor([0, *accumulate(len(row.tokens) for row in rows)], device=logp.device)
-    place = starts[batch.sequence] + batch.position
-
-    def gathered(columns: Iterable[Sequence[float]]) -> Tensor:
-        return torch.tensor(list(chain.from_iterable(columns)), device=logp.device)[place]
-
-    def annotation(name: str) -> Tensor:
-        """Where a row has none, the learner's own log-probability: a difference to it is then zero, not a made-up
-        number.
-        """
-        known = torch.tensor([name in row.annotations for row in rows], device=logp.device)[batch.sequence]
-        given = gathered([row.annotations.get(name, row.logp_sampler) for row in rows])
-        return torch.where(known, given, logp.detach())
-
-    names = {name for row in rows for name in row.annotations} - {"logp_old", "demo_logp"}
-    return View(
-        logp=logp,
-        logp_old=annotation("logp_old"),
-        logp_sampler=gathered([row.logp_sampler for row in rows]),
-        advantage=gathered([row.advantage for row in rows]),
-        sequence=batch.sequence,
-        group=torch.tensor([row.group for row in rows], device=logp.device)[batch.sequence],
-        stream=torch.tensor([streams.index(row.stream) for row in rows], device=logp.device)[batch.sequence],
-        streams=streams,
-        entropy=entropy,
-        annotations={name: annotation(name) for name in names},
-    )
-
-
-@torch.no_grad()
-def _observe(view: View, batch: Pack, method: Method, means: Means) -> None:
-    """Telemetry that needs the learner's log-probabilities."""
-    rollouts, experts = view.of("pg"), view.of("sft")
-    if n := int(rollouts.sum()):
-        means.add("policy/kl", float(kl_estimate(view.logp, view.logp_sampler)[rollouts].double().sum()), n)
-    if n := int(experts.sum()):
-        means.add("demo/nll", float(-view.logp[experts].double().sum()), n)
-        means.add("demo/probability", float(view.logp[experts].exp().double().sum()), n)
-    for name, (total, count) in method.telemetry(view).items():
-        if count:
-            means.add(name, total, count)
-    means.add("tokens/trained", float(len(view.logp)))
-    means.add("tokens/logical", float(batch.logical))
-    means.add("tokens/computed", float(batch.computed))

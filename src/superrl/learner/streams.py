@@ -17,7 +17,8 @@ Gradient = Sequence[Tensor]
 
 
 def describe_streams(gradients: Mapping[str, Gradient], scales: Sequence[Tensor]) -> dict[str, float]:
-    """`grad_norm/S`, `share/S` of the preconditioned update (they sum to 1), and for two streams the cosines.
+    """`grad_norm/S`, `share/S` of the preconditioned update (they sum to 1), and the cosines between streams: `cosine`
+    and `update_cosine` of two streams, and of pg and sft where there are more; of other pairs `cosine/A-B`.
 
     `gradients`: of every stream, with its weight, one tensor a parameter. `scales`: sqrt(second moment) + eps after the
     step. The share of s is <u_s, u> / <u, u> with u_s = g_s / scale and u their sum; negative if s is pulled against.
@@ -29,7 +30,9 @@ def describe_streams(gradients: Mapping[str, Gradient], scales: Sequence[Tensor]
     if size > 0:
         found |= {f"share/{s}": inner(one, whole) / size for s, one in updates.items()}
     for a, b in combinations(sorted(gradients), 2):
-        found |= _cosine("cosine", gradients[a], gradients[b]) | _cosine("update_cosine", updates[a], updates[b])
+        pair = "" if len(gradients) == 2 or (a, b) == ("pg", "sft") else f"/{a}-{b}"
+        found |= _cosine(f"cosine{pair}", gradients[a], gradients[b])
+        found |= _cosine(f"update_cosine{pair}", updates[a], updates[b])
     return found
 
 

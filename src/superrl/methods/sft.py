@@ -1,6 +1,7 @@
 """Supervised fine-tuning on the demonstrations: no rollouts, no reward.
 
-One step is one batch of problems that have a demonstration; the loss is -log p at temperature 1. The same data, order
+One step is one batch of problems that have a demonstration; the loss is -log p at temperature 1, or another one of
+`superrl.imitation` (`imitation: dft` is DFT, arXiv:2508.05629; `trsft` TRAPO's TrSFT). The same data, order
 and denominator as every other method here, so that a fallback-only batch of `superrl` has exactly this gradient
 (reduction `prompt`). Leaves out sequence packing tricks and label smoothing.
 """
@@ -13,9 +14,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from superrl.config import Frozen
-from superrl.losses import negative_log_likelihood
+from superrl.imitation import IMITATION
 from superrl.methods.demonstrations import Choice, choose, describe
 from superrl.methods.hooks import Limits, Method, expert_samples
+from superrl.methods.options import ImitationName
 from superrl.records import Decision, Group, Plan, State, Update, View
 from superrl.reduction import Reduction, denominator, weights
 
@@ -24,12 +26,14 @@ class SftOptions(Frozen):
     """`reduction: token` weighs every token alike (the usual SFT loss); `prompt` every problem alike."""
 
     demonstration: Choice = "random"
+    imitation: ImitationName = "nll"
     reduction: Reduction = "token"
 
 
 class Sft(Method):
     """-log p of the expert's tokens."""
 
+    name: ClassVar[str] = "sft"
     Options: ClassVar[type[Frozen]] = SftOptions
     rolls_out: ClassVar[bool] = False
 
@@ -56,5 +60,5 @@ class Sft(Method):
         return Plan((Update(tuple(samples), {"sft": tuple(shares)}),), tuple(decisions))
 
     def token_loss(self, view: View) -> Tensor:
-        """-log p."""
-        return negative_log_likelihood(view.logp)
+        """-log p, or what `imitation` says."""
+        return IMITATION[self.options.imitation](view.logp, view.logp_old)

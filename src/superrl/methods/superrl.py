@@ -1,156 +1,110 @@
-"""SuperRL with a per-prompt hard switch (arXiv:2506.01096, second version).
+"""SuperRL with a per-prompt hard switch (arXiv:2506.01096: second version; both triggers of the conference version).
 
     L = (1/N) sum_x { c(x) L_PG(x) + (1 - c(x)) lambda L_SFT(x) },     N = all groups of the optimizer step
 
-c(x) = 1 iff the gate is open: some rollout of the group is correct. A prompt that earns nothing is learnt from its own
-demonstration, every other one by policy gradient; one fallback among N prompts weighs exactly 1/N. The gate reads
-`Score.correct`, never the shaped value, on whole groups and before anything is re-ordered. Leaves out the advantage
-switch, the probe and the learned balance of the other published versions.
+c(x) = 1 iff the gate is open. A prompt that earns nothing is learnt from by its fallback, the expert's demonstration by
+default, every other one by policy gradient: one fallback among N prompts weighs 1/N. The switch decides on whole groups
+before anything is re-ordered. The first version (probe, learned balance) is `hybrid`; the options are in `options`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from superrl.config import Frozen
-from superrl.losses import negative_log_likelihood
-from superrl.methods.demonstrations import Choice, choose, describe
+from superrl.imitation import IMITATION
+from superrl.methods.fallbacks import Lesson, Surroundings, find_fallback
 from superrl.methods.gates import GATES, remember
-from superrl.methods.grpo import ClipOptions, ClippedPolicyGradient, decide, solved_of
-from superrl.methods.hooks import Credit, Limits, Method, expert_samples, policy_samples
-from superrl.records import Decision, Group, Plan, Sample, State, StepRecord, Update, View
-from superrl.reduction import Inner, prompt_weights
+from superrl.methods.hooks import Limits
+from superrl.methods.mixed import WithPolicy, apart, decide, solved_of
+from superrl.methods.options import SuperRLOptions
+from superrl.records import Decision, Group, Message, Plan, Request, Sample, State, StepRecord, Update, View
 
 
-class SupervisedOptions(Frozen):
-    """`weight` is lambda. With `separate_state` the fallbacks take an optimizer step of their own, with their own
-    Adam moments and `lr_scale` times the rate: large supervised gradients then do not slow the policy gradient
-    afterwards."""
+class SuperRL(WithPolicy):
+    """Policy gradient where something was earned, the fallback where nothing was."""
 
-    weight: Annotated[float, Field(gt=0.0)] = 1.0
-    separate_state: bool = False
-    lr_scale: Annotated[float, Field(gt=0.0)] = 1.0
-
-    @model_validator(mode="after")
-    def _a_scale_needs_its_own_state(self) -> SupervisedOptions:
-        if self.lr_scale != 1.0 and not self.separate_state:
-            raise ValueError(
-                "sft.lr_scale needs sft.separate_state: true, for Adam undoes a scale inside a shared step"
-            )
-        return self
-
-
-class SuperRLOptions(Frozen):
-    """`gate: history` opens when a success within `group_size` draws is likelier than not, over all visits so far.
-    With `policy_gradient: false` solved groups teach nothing, and N counts them all the same: the control that only
-    imitates."""
-
-    gate: Literal["reward", "history"] = "reward"
-    fallback: Literal["sft", "none"] = "sft"
-    failed_rollouts: Literal["drop", "keep"] = "drop"
-    policy_gradient: bool = True
-    inner: Inner = "mean"
-    demonstration: Choice = "random"
-    sft: SupervisedOptions = SupervisedOptions()
-    policy: ClipOptions = ClipOptions()
-
-    @model_validator(mode="after")
-    def _something_is_learnt(self) -> SuperRLOptions:
-        if not self.policy_gradient and self.failed_rollouts == "keep":
-            raise ValueError("failed_rollouts: keep trains failed rollouts by policy gradient, so leave that on")
-        if not self.policy_gradient and self.fallback == "none":
-            raise ValueError("policy_gradient: false with fallback: none leaves nothing to learn from")
-        return self
-
-
-class SuperRL(Method):
-    """Policy gradient where something was earned, the expert's trajectory where nothing was."""
-
+    name: ClassVar[str] = "superrl"
     Options: ClassVar[type[Frozen]] = SuperRLOptions
     refill_keeps: ClassVar[str] = "learnable"
     needs_correct: ClassVar[bool] = True
 
     def __init__(self, options: SuperRLOptions, limits: Limits) -> None:
-        super().__init__(options, limits)
-        self.options = options
-        self.gate = GATES[options.gate]
-        self.policy = ClippedPolicyGradient(options.policy, limits)
+        super().__init__(options, limits, options.policy)
+        self.options = o = options
+        self.around = Surroundings(o.demonstration, IMITATION[o.imitation], o.inner, self.policy, limits)
+        self.fallback = find_fallback(o.fallback, self.around)
+        keeps = self.policy.keeps_failed if o.failed_rollouts is None else o.failed_rollouts == "keep"
+        self.keeps_failed = keeps and o.policy_gradient
 
     @property
     def needs(self) -> frozenset[str]:
-        """`demo_logp` when it must find the likeliest demonstration."""
-        return frozenset({"demo_logp"} if self.options.demonstration == "likeliest" else ())
+        """What policy gradient and fallback need."""
+        return super().needs | self.fallback.needs
+
+    def initial_state(self) -> State:
+        """`visits` is the gate's memory, `memory` the fallback's."""
+        return {"visits": {}, "memory": {}}
+
+    def retry(self, groups: Sequence[Group], state: State) -> Mapping[int, Sequence[Request]]:
+        """What the fallback still wants drawn of the groups whose gate is closed."""
+        asked = [self.fallback.retry(group) for group in groups]
+        is_open = self.opened(groups, state) if any(asked) else []
+        return {i: requests for i, requests in enumerate(asked) if requests and not is_open[i]}
+
+    def teacher(self, group: Group, state: State) -> Sequence[Message] | None:
+        """The fallback's, for a group on which nothing was earned."""
+        return None if group.solved else self.fallback.teacher(group)
 
     def plan(self, groups: Sequence[Group], state: State) -> Plan:
         """The switch: one decision a group, and the samples that follow from it."""
-        is_open = self.opened(groups, state)
-        keep = self.options.failed_rollouts == "keep"
-        trained = [index for index, ok in enumerate(is_open) if self.options.policy_gradient and (ok or keep)]
-        credits = dict(zip(trained, self.policy.credit([groups[i] for i in trained]), strict=True))
+        own, is_open = [group.unassisted for group in groups], self.opened(groups, state)
+        trained = [i for i, ok in enumerate(is_open) if self.options.policy_gradient and (ok or self.keeps_failed)]
+        credits = dict(zip(trained, self.policy.credit([own[i] for i in trained]), strict=True))
         samples: list[Sample] = []
         decisions = []
-        for index, group in enumerate(groups):
-            rollouts = self._rollouts(group, credits[index], index) if index in credits else []
-            chosen = (
-                [] if is_open[index] or self.options.fallback == "none" else choose(group, self.options.demonstration)
-            )
-            samples += rollouts + self._demonstrations(group, chosen, index)
-            decisions.append(self._decision(group, is_open[index], bool(rollouts), chosen))
-        return Plan(self._updates(samples, len(groups)), tuple(decisions))
+        for i, group in enumerate(groups):
+            scale = self.around.weights([trajectory.length for trajectory in own[i].trajectories])
+            rollouts = self.policy.samples(own[i], credits[i], scale, i) if i in credits else []
+            lesson = None if is_open[i] else self.fallback.lesson(group, i, state.get("memory", {}))
+            samples += [*rollouts, *(lesson.samples if lesson else ())]
+            decisions.append(self._decision(group, bool(rollouts), lesson))
+        return Plan(self._updates(samples, (1.0,) * len(groups)), tuple(decisions))
 
     def opened(self, groups: Sequence[Group], state: State) -> list[bool]:
-        """c(x) of every group: True for the policy gradient, False for its demonstration."""
-        return [self.gate(group, state) for group in groups]
+        """c(x) of every group: True for the policy gradient, False for its fallback."""
+        o, own, visits = self.options, [group.unassisted for group in groups], state.get("visits", {})
+        credits = self.policy.credit(own) if o.gate == "advantage" else [[] for _ in own]
+        return [GATES[o.gate](group, credit, o, visits) for group, credit in zip(own, credits, strict=True)]
 
     def token_loss(self, view: View) -> Tensor:
-        """-log p on demonstrations, the clipped surrogate on rollouts."""
-        return torch.where(view.of("sft"), negative_log_likelihood(view.logp), self.policy.token_loss(view))
-
-    def telemetry(self, view: View) -> Mapping[str, tuple[float, float]]:
-        """The policy gradient's own."""
-        return self.policy.telemetry(view)
+        """The fallback's loss on its streams, the policy gradient's elsewhere."""
+        loss = super().token_loss(view)
+        for rows in map(view.of, self.fallback.streams):
+            if bool(rows.any()):  # what a fallback reads is noted on its own rows
+                loss = torch.where(rows, self.fallback.token_loss(view), loss)
+        return loss
 
     def after_step(self, record: StepRecord, groups: Sequence[Group], state: State) -> State:
-        """With `gate: history`, successes and draws of every problem seen."""
-        return remember(groups, state) if self.options.gate == "history" else state
+        """With `gate: history` every problem's successes; what the fallback remembers."""
+        visits = remember(groups, state["visits"]) if self.options.gate == "history" else state["visits"]
+        return {**state, "visits": visits, "memory": self.fallback.remember(groups, state["memory"])}
 
-    def _rollouts(self, group: Group, credits: Sequence[Credit], index: int) -> list[Sample]:
-        lengths = [trajectory.length for trajectory in group.trajectories]
-        scale = prompt_weights(self.options.inner, lengths, max_length=self.limits.max_new_tokens)
-        return policy_samples(group.trajectories, credits, scale, index)
+    def _updates(self, samples: Sequence[Sample], every_group: tuple[float, ...]) -> tuple[Update, ...]:
+        sft, taught = self.options.sft, dict.fromkeys(self.fallback.streams, every_group)
+        stream_weights = {**self.policy.stream_weights, **dict.fromkeys(taught, sft.weight)}
+        update = Update(tuple(samples), self.policy.streams(every_group) | taught, stream_weights)
+        return apart(update, tuple(taught), "sft", sft.lr_scale) if sft.separate_state and taught else (update,)
 
-    def _demonstrations(self, group: Group, chosen: Sequence[int], index: int) -> list[Sample]:
-        experts = [group.demonstrations[i] for i in chosen]
-        lengths = [expert.length for expert in experts]
-        return expert_samples(
-            experts, prompt_weights(self.options.inner, lengths, max_length=self.limits.max_new_tokens), index
-        )
-
-    def _updates(self, samples: Sequence[Sample], n_groups: int) -> tuple[Update, ...]:
-        every_group = (1.0,) * n_groups
-        sft = self.options.sft
-        if not sft.separate_state:
-            return (Update(tuple(samples), {"pg": every_group, "sft": every_group}, {"sft": sft.weight}),)
-        rollouts = tuple(sample for sample in samples if sample.stream == "pg")
-        experts = tuple(sample for sample in samples if sample.stream == "sft")
-        return (
-            Update(rollouts, {"pg": every_group}),
-            Update(experts, {"sft": every_group}, {"sft": sft.weight}, optimizer="sft", lr_scale=sft.lr_scale),
-        )
-
-    def _decision(self, group: Group, is_open: bool, trained: bool, chosen: Sequence[int]) -> Decision:
-        counted = solved_of(group)
-        if is_open and not self.options.policy_gradient:
-            return Decision("none", f"{counted}; the policy gradient is off")
-        if is_open:
-            return decide(group, trained)
-        if not chosen:
-            why = f"{counted}; {'no fallback' if group.demonstrations else 'no demonstration'}"
-            return Decision("pg", why) if trained else Decision("none", f"{why}, nothing is learnt")
-        only = chosen[0] if len(chosen) == 1 else None
-        return Decision("both" if trained else "sft", f"{counted}; learns from {describe(group, chosen)}", only)
+    def _decision(self, group: Group, trained: bool, lesson: Lesson | None) -> Decision:
+        if lesson is None:
+            off = Decision("none", f"{solved_of(group)}; the policy gradient is off")
+            return decide(group, trained) if self.options.policy_gradient else off
+        why = f"{solved_of(group)}; {'learns from ' if lesson.samples else ''}{lesson.why}"
+        if lesson.samples:
+            return Decision("both" if trained else "sft", why, lesson.demonstration)
+        return Decision("pg", why) if trained else Decision("none", f"{why}, nothing is learnt")

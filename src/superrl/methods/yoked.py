@@ -14,7 +14,8 @@ from typing import ClassVar
 
 from superrl.config import Frozen, NonNegativeInt
 from superrl.methods.hooks import Limits
-from superrl.methods.superrl import SuperRL, SuperRLOptions
+from superrl.methods.options import SuperRLOptions
+from superrl.methods.superrl import SuperRL
 from superrl.records import Group, Plan, State, StepRecord
 
 
@@ -28,6 +29,7 @@ class YokedOptions(SuperRLOptions):
 class Yoked(SuperRL):
     """SuperRL whose gate is a draw of lots among the groups that have a demonstration."""
 
+    name: ClassVar[str] = "yoked"
     Options: ClassVar[type[Frozen]] = YokedOptions
 
     def __init__(self, options: YokedOptions, limits: Limits) -> None:
@@ -36,7 +38,7 @@ class Yoked(SuperRL):
 
     def initial_state(self) -> State:
         """The first of the counts is next."""
-        return {"step": 0}
+        return {**super().initial_state(), "step": 0}
 
     def opened(self, groups: Sequence[Group], state: State) -> list[bool]:
         """False for as many groups as the step's count says (all that have a demonstration, if those are fewer)."""
@@ -53,7 +55,7 @@ class Yoked(SuperRL):
 
     def after_step(self, record: StepRecord, groups: Sequence[Group], state: State) -> State:
         """The next step's count is next."""
-        return {"step": state["step"] + 1}
+        return {**super().after_step(record, groups, state), "step": state["step"] + 1}
 
     def _count(self, state: State) -> int:
         return self.counts[state["step"]] if state["step"] < len(self.counts) else 0

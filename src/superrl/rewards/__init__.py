@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from superrl.errors import UserError, nearest
+from superrl.importing import PREFIX, resolve
 from superrl.records import Problem, Score
 from superrl.rewards.base import Grader, Reward, Weighted, parse_options
 from superrl.rewards.cache import CachedScores
 from superrl.rewards.choice import ChoiceReward
 from superrl.rewards.exact import ExactReward
-from superrl.rewards.function import PREFIX, FunctionOptions, FunctionReward, resolve
+from superrl.rewards.function import FunctionOptions, FunctionReward
 from superrl.rewards.mathematics import MathReward
 from superrl.rewards.qa import QaReward
 
@@ -57,7 +58,7 @@ def build_one(config: Any, processes: int | None) -> Grader:
         label = getattr(name, "__name__", type(name).__name__)
         return FunctionReward(name, parse_options(FunctionOptions, options, label))
     if isinstance(name, str) and name.startswith(PREFIX):
-        return FunctionReward(resolve(name), parse_options(FunctionOptions, options, name), name)
+        return FunctionReward(resolve(name, "reward", "function"), parse_options(FunctionOptions, options, name), name)
     if name == MathReward.name:
         return MathReward(parse_options(MathReward.Options, options, name), processes)
     if name not in REWARDS:

@@ -9,21 +9,18 @@ Leaves out async functions, and what TRL passes besides: token ids, the trainer'
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, SupportsFloat
 
 from pydantic import FiniteFloat
 
-from superrl.errors import UserError, nearest
+from superrl.errors import UserError, one_line
 from superrl.records import Problem, Score
 from superrl.rewards.base import BaseOptions, Fingerprint, Grader, digest, superrl_version
 
-PREFIX = "python:"
 RESERVED = frozenset({"prompt", "prompts", "completion", "completions", "completion_ids", "conversational", "answer"})
 
 RewardFunction = Callable[..., Any]
@@ -152,37 +149,6 @@ def call_arguments(problems: Sequence[Problem], completions: Sequence[str]) -> d
     return {"prompts": prompts, "completions": replies, "answer": answers, **columns}
 
 
-def resolve(name: str) -> RewardFunction:
-    """The function that `python:package.module.function` names; the working directory is importable."""
-    path = name.removeprefix(PREFIX).strip()
-    module_name, _, attribute = path.rpartition(".")
-    if not module_name or not all(part.isidentifier() for part in path.split(".")):
-        raise UserError(f"reward {name!r} is not a dotted path; write python:module.function")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # last: a file beside the recipe must not shadow an installed package
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
-            raise UserError(
-                f"reward {name!r}: there is no module {error.name!r}; run superrl in the folder that has it, "
-                "or install it"
-            ) from None
-        kind = type(error).__name__
-        raise UserError(f"reward {name!r}: importing {module_name!r} raised {kind}: {one_line(error)}") from error
-    found = vars(module).get(attribute)
-    where = getattr(module, "__file__", None) or module_name
-    if found is None:
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        hint = nearest(attribute, known) if known else "it defines no function"
-        raise UserError(f"reward {name!r}: {where} has no function {attribute!r}; {hint}")
-    if not callable(found):
-        kind = type(found).__name__
-        raise UserError(f"reward {name!r}: {attribute!r} in {where} is {kind} and no function; name a function")
-    return found  # type: ignore[no-any-return]
-
-
 def qualified_name(function: RewardFunction) -> str:
     """`module.function`, and for an object with `__call__` its type's name."""
     named = function if hasattr(function, "__qualname__") else type(function)
@@ -204,9 +170,3 @@ def source_digest(function: RewardFunction) -> str | None:
     code = function.__code__
     plain = [value for value in code.co_consts if isinstance(value, (str, int, float, bytes, type(None)))]
     return digest([source, code.co_firstlineno, code.co_code.hex(), code.co_names, plain])
-
-
-def one_line(value: object, longest: int = 160) -> str:
-    """What an error or a value says, on one line and not too long: a message of ours is one sentence."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."

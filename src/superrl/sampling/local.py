@@ -130,11 +130,12 @@ class LocalSampler:
 
     def _rows(self, prompt: Prompt, limits: SamplingLimits) -> list[Row]:
         length = len(prompt.tokens)
-        budget = min(limits.max_new_tokens, self.max_length - length)
+        budget = min(limits.max_new_tokens - prompt.drawn, self.max_length - length)
         if length == 0:
             raise UserError("a prompt has no tokens; it needs at least one, such as the model's BOS")
         if limits.max_new_tokens < 1:
             raise UserError(f"max_new_tokens must be at least 1, got {limits.max_new_tokens}")
+        assert prompt.drawn < limits.max_new_tokens, "a method's prefix leaves no token to draw"
         if budget < 1:
             raise UserError(
                 f"a prompt of {length} tokens leaves no room for a completion in a context of {self.max_length}; "

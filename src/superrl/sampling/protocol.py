@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """`n` completions wanted after `tokens`. `key` seeds the draws: completion j's token at position t is drawn with
-    the uniform number that is a pure function of (key, j, t). Temperature 0 is greedy."""
+    the uniform number that is a pure function of (key, j, t). Temperature 0 is greedy. The last `drawn` of `tokens`
+    count towards `max_new_tokens`: the beginning of the completion, written by somebody else."""
 
     tokens: tuple[int, ...]
     n: int
     key: tuple[int, ...]
     temperature: float = 1.0
+    drawn: int = 0
 
 
 @dataclass(frozen=True, slots=True)

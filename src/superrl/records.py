@@ -272,7 +272,8 @@ class View:
         return self.stream == (self.streams.index(stream) if stream in self.streams else -1)
 
     def annotation(self, name: str) -> Tensor:
-        """A quantity of the samples' `annotations`."""
+        """A quantity of the samples' `annotations`; where a sample lacks it, 0.0, or for a `logp_...` the learner's own
+        without gradient, so that a difference to it is zero."""
         if name not in self.annotations:
             raise KeyError(f"the method reads {name!r}, which none of its samples carries")
         return self.annotations[name]

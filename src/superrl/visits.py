@@ -48,11 +48,13 @@ def shares(updates: Iterable[Update], n_groups: int) -> list[float | None]:
     """What each group adds to its update's denominator D, over D: 1/N where a method takes the mean over prompts.
 
     Of a group that trains, in the stream that trains it; of another, in the first stream that counts it; None where
-    none does.
+    none does. An update whose "groups" are not the step's (`whole`: a buffer's rows) says nothing of them.
     """
     counted: list[float | None] = [None] * n_groups
     trained: list[float | None] = [None] * n_groups
     for update in updates:
+        if update.whole:
+            continue
         for stream, parts in update.denominators.items():
             total, learning = sum(parts), {sample.group for sample in update.samples if sample.stream == stream}
             for group, part in enumerate(parts):

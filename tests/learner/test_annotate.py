@@ -113,7 +113,7 @@ def test_a_value_stands_before_and_after_every_token(packer):
 @PACKERS
 def test_a_teacher_is_the_policy_after_another_context(packer):
     one, model, groups = learner(packer=packer), tiny_llama(), visited()
-    contexts = [words(7, "hint"), words(2, "short"), None]
+    contexts = [None, words(7, "hint"), words(2, "short")]
     noted = one.annotate(groups, frozenset({"logp_teacher", "demo_logp"}), contexts)
     for visit, context in zip(noted, contexts, strict=True):
         for t in visit.trajectories:

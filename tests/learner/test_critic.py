@@ -292,11 +292,14 @@ def test_a_gradient_that_is_not_finite_is_refused_by_both(stream):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_looking_at_the_streams_changes_no_bit_of_policy_or_critic(kind):
+    policy, *others = update().samples
+    shares = {**update().denominators, "zeal": (1.0,) * 3}  # a stream that is looked at after the critic's
+    taken = replace(update(), samples=(replace(policy, stream="zeal"), *others), denominators=shares)
     outcomes = []
     for every in (0, 1):
         one = learner(kind)
         one.schedule = replace(one.schedule, streams_every=every)
-        means = one.step([update()], METHOD, version=0)
+        means = one.step([taken], METHOD, version=0)
         outcomes.append((weights(one), critic_weights(one)))
     assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
     assert means.value("streams/grad_norm/pg") > 0

@@ -49,6 +49,20 @@ def test_a_stream_that_is_pulled_against_has_a_negative_share():
     assert found["cosine"] == pytest.approx(-1.0)
 
 
+def test_of_more_than_two_streams_every_pair_has_its_cosine_and_pg_and_sft_keep_theirs():
+    gradients = {
+        "pg": [torch.tensor([1.0, 0.0])],
+        "sft": [torch.tensor([1.0, 1.0])],
+        "value": [torch.tensor([0.0, 2.0])],
+    }
+    found = describe_streams(gradients, [torch.ones(2)])
+    cosines = {name: value for name, value in found.items() if name.startswith("cosine")}
+    half = 0.5**0.5
+    assert cosines == pytest.approx({"cosine": half, "cosine/pg-value": 0.0, "cosine/sft-value": half})
+    assert {name.replace("cosine", "update_cosine") for name in cosines} <= found.keys()
+    assert sum(found[f"share/{name}"] for name in gradients) == pytest.approx(1.0)
+
+
 def learner(every, *, max_tokens=10_000, **schedule):
     settings = {"steps": 10, "epochs": 1, "mini_batches": 1, "max_tokens_per_pack": max_tokens, "seed": 0, **schedule}
     return Learner(tiny_llama(), torch.float32, Schedule(OptimizerConfig(lr=1e-3), streams_every=every, **settings))

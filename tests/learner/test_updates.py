@@ -9,6 +9,7 @@ from builders import sample, tiny_llama
 from superrl.config import OptimizerConfig
 from superrl.learner.learner import Learner, Schedule
 from superrl.methods.hooks import Limits, Method
+from superrl.packing import rows
 from superrl.records import Update
 
 
@@ -24,9 +25,9 @@ class Listening(Method):
         return -(view.logp - view.logp_old).exp() * view.advantage
 
 
-def learner(*, epochs=1, mini_batches=1):
+def learner(*, epochs=1, mini_batches=1, packer=None):
     schedule = Schedule(OptimizerConfig(lr=1e-2), 10, epochs, mini_batches, 10_000, seed=0)
-    return Learner(tiny_llama(), torch.float32, schedule)
+    return Learner(tiny_llama(), torch.float32, schedule, packer)
 
 
 def weights(one):
@@ -47,6 +48,17 @@ def test_a_whole_update_is_one_optimizer_step_whatever_the_passes():
     parts = learner(epochs=3, mini_batches=2)
     parts.step([lessons()], Listening(), version=0)
     assert parts.progress.updates == 6
+
+
+def test_a_whole_update_alone_costs_no_second_forward():
+    packed = []
+
+    def counting(sequences, max_tokens):
+        packed.append(len(sequences))
+        return rows.pack(sequences, max_tokens)
+
+    learner(epochs=3, packer=counting).step([lessons(whole=True)], Listening(), version=0)
+    assert [n for n in packed if n] == [3]
 
 
 def test_a_whole_update_beside_others():

@@ -264,8 +264,8 @@ class Learner:
                 means.add(f"streams/{name}", value)
 
     def _apply(self, update: Update, means: Means) -> None:
-        """One optimizer step of the policy and of the critic, or of neither if a gradient is not finite. Beside a critic
-        the policy rests where nothing but momentum would move it, and the critic always does."""
+        """One optimizer step of policy and critic, or of neither if a gradient is not finite. A critic, and a policy
+        beside one, rests where only momentum would move it."""
         step, steps = self.progress.step, self.schedule.steps
         critic = self.critic if self.critic is not None and reached(self.critic.parameters()) else None
         rests = self.critic is not None and (self.critic.learns_alone(step) or not reached(self.trainable()))

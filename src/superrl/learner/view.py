@@ -68,6 +68,6 @@ def observe(view: View, pack: Pack, method: Method, means: Means) -> None:
     for name, (total, count) in method.telemetry(view).items():
         if count:
             means.add(name, total, count)
-    means.add("tokens/trained", float(len(view.logp)))
+    means.add("tokens/trained", float((~view.of("value")).sum()))  # the critic's rows are the rollouts once more
     means.add("tokens/logical", float(pack.logical))
     means.add("tokens/computed", float(pack.computed))

@@ -85,7 +85,8 @@ class ActorCritic(PolicyGradient):
         rewards = [-kl_cost(trajectory, t, costs) if costs else 0.0 for t in places]
         rewards[-1] += self.reward(trajectory)
         values = [trajectory.annotations["value"][t] for t in places]
-        last = trajectory.annotations["value_next"][places[-1]] if trajectory.stop == "length" else 0.0
+        goes_on = o.bootstrap and trajectory.stop == "length"
+        last = trajectory.annotations["value_next"][places[-1]] if goes_on else 0.0
         estimated = iter(generalized_advantages(rewards, values, last, gamma=o.gamma, lam=o.gae_lambda))
         return tuple(next(estimated) if own else 0.0 for own in trajectory.loss_mask)
 

@@ -32,7 +32,9 @@ K1_REFUSED = (
     "or `in: reward`"
 )
 READ_BY = {
-    **dict.fromkeys(("gamma", "gae_lambda", "value_weight", "value_clip", "critic"), ("baseline", ("critic",))),
+    **dict.fromkeys(
+        ("gamma", "gae_lambda", "bootstrap", "value_weight", "value_clip", "critic"), ("baseline", ("critic",))
+    ),
     "clip_low": ("surrogate", ("token", "sequence")),
     "clip_high": ("surrogate", ("token", "sequence", "cispo")),
     "overlong_buffer": ("overlong", ("soft",)),
@@ -67,7 +69,8 @@ class PolicyOptions(Frozen):
     the group's deviation (`sample`: n - 1, `population`: n), its mean reward (MaxRL) or the batch's deviation.
     `surrogate`: PPO's clip a token or a sequence (GSPO), CISPO's, or none. `overlong`: what becomes of rollouts cut off
     at max_new_tokens; `soft` takes up to 1 off the reward over the last `overlong_buffer` tokens (DAPO; None: a fifth
-    of max_new_tokens)."""
+    of max_new_tokens). With a critic, `bootstrap` adds its value of where a cut-off rollout stopped to the reward; off,
+    the reward of a cut-off rollout is all there is."""
 
     baseline: Baseline = "group"
     std: Std = "sample"
@@ -81,6 +84,7 @@ class PolicyOptions(Frozen):
     overlong_buffer: PositiveInt | None = None
     gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     gae_lambda: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    bootstrap: bool = True
     value_weight: PositiveFloat = 0.5
     value_clip: PositiveFloat | None = 0.2
     critic: CriticOptions = CriticOptions()

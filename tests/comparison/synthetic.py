@@ -55,13 +55,19 @@ def write_run(
     wall: float = 2.0,
     cpu: float | None = None,
     kl: float | None = None,
+    weights: Mapping[str, Sequence[float | None]] | None = None,
     finished: bool = True,
     n: int = 100,
 ) -> None:
-    """One run folder: validation accuracy by step, (start, final) by test data, a constant cost a step."""
+    """One run folder: validation accuracy by step, (start, final) by test data, a constant cost a step, and the weights
+    of the streams step by step."""
     folder.mkdir(parents=True)
     last = max(validation)
-    metrics = [{"step": step, "tokens/generated": tokens} for step in range(1, last + 1)]
+    balance = {f"method/weight/{stream}": values for stream, values in (weights or {}).items()}
+    metrics = [
+        {"step": step, "tokens/generated": tokens, **{key: values[step - 1] for key, values in balance.items()}}
+        for step in range(1, last + 1)
+    ]
     clocks = {"time/step": wall} | ({} if cpu is None else {"time/cpu": cpu})
     timing = [{"step": step, **clocks} for step in range(1, last + 1)]
     evaluations = [_evaluation(0, "test", data, start, n) for data, (start, _) in columns.items()]
@@ -73,6 +79,28 @@ def write_run(
         (folder / "kl.json").write_text(json.dumps({"kl_from_base": kl}))
     if finished:
         (folder / "summary.json").write_text(json.dumps({"steps": last}))
+
+
+def write_looks(
+    folder: Path,
+    *,
+    likeness: Mapping[str, tuple[float, float | None, float | None]] | None = None,
+    correct: Sequence[int] | None = None,
+    samples: int = 16,
+) -> None:
+    """What was measured of a model: (nll, similarity, share correct) by set; how often each problem was solved."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if likeness is not None:
+        found = {
+            name: {"source": name, "problems": 8, "nll": nll, "similarity": alike, "correct": share, "solved": 8}
+            for name, (nll, alike, share) in likeness.items()
+        }
+        asked = {"held_out": "test", "problems": 8}
+        (folder / "imitation.json").write_text(json.dumps({"asked": asked, **found}))
+    if correct is not None:
+        asked = {"data": "test", "samples": samples, "problems": len(correct)}
+        counts = {f"p{i}": count for i, count in enumerate(correct)}
+        (folder / "passes.json").write_text(json.dumps({"asked": asked, "correct": counts}))
 
 
 def _evaluation(step: int, split: str, data: str, accuracy: float, n: int) -> dict[str, Any]:
@@ -111,12 +139,26 @@ def write_lifelike(out: Path, settings: Sequence[str], seeds: Sequence[int], *, 
                     COLUMNS["retention"]: (0.9, round(kept, 3)),
                 }
                 noise = max(0.01, distance + rng.gauss(0, 0.03)) if kl else None
-                write_run(out / "runs" / setting / arm / f"seed-{seed}", {0: 0.0, **curve}, tests, tokens=tokens,
-                          wall=wall * rng.uniform(0.9, 1.1), kl=noise)  # fmt: skip
+                folder = out / "runs" / setting / arm / f"seed-{seed}"
+                learned = (
+                    {"pg": (1.0, 0.4), "sft": (1.0, 2.5), "sft_without_data": (1.0, 1.4)} if arm == "superrl" else {}
+                )
+                weights = {
+                    stream: [a * (b / a) ** (step / 100) * rng.uniform(0.97, 1.03) for step in range(100)]
+                    for stream, (a, b) in learned.items()
+                }
+                write_run(folder, {0: 0.0, **curve}, tests, tokens=tokens, wall=wall * rng.uniform(0.9, 1.1), kl=noise,
+                          weights=weights)  # fmt: skip
+                nll = 1.8 * (1 - height) + rng.uniform(0.0, 0.05)
+                counts = [rng.choice((0, 16)) if rng.random() < 0.5 else round(16 * height) for _ in range(64)]
+                likeness = {"trained": (nll, 0.95, height), "held_out": (nll + 0.2 * distance, 0.9, height)}
+                write_looks(folder, likeness=likeness, correct=counts)
             trials = [
                 {"point": {"lr": rate}, "seed": 100, "validation": round(top * share, 2), "folder": "tuning/x"}
                 for rate, share in ((1e-4, 0.5), (2e-4, 0.93), (5e-4, 1.0), (1e-3, 0.3))
             ]
             point = {"lr": 5e-4, "split": 0.4} if arm == "sft-then-rl" else {"lr": 5e-4}
+            base = {"trained": (1.8, None, 0.01), "held_out": (1.79, 0.8, 0.02)}
+            write_looks(out / "base" / setting, likeness=base, correct=[(0, 1, 3, 8)[i % 4] for i in range(64)])
             chosen.setdefault(setting, {})[arm] = {"point": point, "trials": trials}
     (out / "chosen.json").write_text(json.dumps(chosen))

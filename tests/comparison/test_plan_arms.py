@@ -139,6 +139,18 @@ def test_further_recipes_bring_their_stages_and_no_more(tmp_path: Path) -> None:
     assert arm_s(plan, "theirs", {}) == {**plain, "stages": stages} and stages[0]["steps"] == 12
 
 
+def test_further_methods_are_the_treatment_s_last_stage_under_another_method(tmp_path: Path) -> None:
+    luffy = {"name": "luffy"}
+    for recipe in (RECIPE, TWO_STAGES):
+        plan = make({"recipes": [write(tmp_path, recipe)], "methods": {"own": luffy}, "without": ["refill"]})
+        assert [arm.name for arm in arms_of(plan)][-1] == "own"
+        (stage,) = arm_s(plan, "own", {"lr": 0.5})["stages"]
+        main = load(plan.recipes[0]).dump()["stages"]
+        steps = sum(one["steps"] for one in main)
+        changed = {**main[-1], "name": "luffy", "method": luffy, "steps": steps, "from": "previous"}
+        assert stage == {**changed, "optimizer": {**main[-1]["optimizer"], "lr": 0.5}}
+
+
 def test_a_recipe_called_as_a_baseline_stands_in_its_place(tmp_path: Path) -> None:
     own = {**RECIPE, "stages": [{**STAGE, "method": {"name": "sft", "reduction": "prompt"}}]}
     plan = planned([write(tmp_path, RECIPE), write(tmp_path, own, "sft")], [], without=["yoked", "refill"])
@@ -171,6 +183,7 @@ def test_a_treatment_without_a_switch_or_without_rollouts_has_fewer_arms(tmp_pat
         ({"settings": {}}, "settings: dictionary should have at least 1 item"),
         ({"settings": {"A": {}}}, "'A' names a folder"),
         ({"settings": {"..": {}}}, "'..' names a folder"),
+        ({"methods": {"A": {"name": "sft"}}}, "methods: 'A' names a folder"),
         ({"settings": {"a": {"tuned_in": "b"}}}, "settings.a.tuned_in: 'b' is no setting that is tuned itself"),
         ({"settings": {"a": {}, "b": {"tuned_in": "c"}, "c": {"tuned_in": "a"}}}, "settings.b.tuned_in: 'c'"),
         ({"seconds": "cpus"}, "seconds: input should be 'wall' or 'cpu'"),

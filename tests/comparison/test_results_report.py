@@ -7,14 +7,15 @@ import math
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
-from synthetic import ARMS, write_lifelike, write_plan, write_run
+from synthetic import ARMS, write_lifelike, write_looks, write_plan, write_run
 
 from superrl.comparison.analysis import analyse_results, verdict_of
-from superrl.comparison.plots import ARMS as LOOKS
-from superrl.comparison.plots import looks
+from superrl.comparison.plots import ARMS as LOOK
+from superrl.comparison.plots import PICTURES, draw, looks
 from superrl.comparison.report import analyse
 from superrl.comparison.results import Missing, Point, Trial, read
 from superrl.comparison.stability import collapsed, drawdown, usable_band
@@ -22,6 +23,8 @@ from superrl.comparison.statistics import adjust, estimate
 from superrl.comparison.tables import count, markdown, table
 from superrl.errors import UserError
 
+FIRST = Path(__file__).parents[2] / "docs/results/first"
+"""A comparison that was written before models were looked at."""
 COLUMNS = {"in distribution": "test:near", "retention": "test:old"}
 STEPS = (0, 10, 20, 30, 40, 50)
 RISING = dict(zip(STEPS, (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), strict=True))
@@ -221,6 +224,79 @@ def test_a_comparison_that_has_just_begun_is_reported(tmp_path):
     assert (tmp_path / "compare.csv").read_text() == "" and not list(tmp_path.glob("*.png"))
 
 
+LOOKS = ("imitation", "passes", "weights")
+
+
+def test_a_comparison_of_before_has_nulls_where_nothing_was_looked_at(known):
+    found = analysis_of(known)["settings"]["s"]
+    assert {key: found[key] for key in LOOKS} == dict.fromkeys(LOOKS)
+    row = analysis_of(known)["runs"][0]
+    assert row["demonstrations/trained/nll"] is None and row["pass@16"] is None
+    before = json.loads((FIRST / "compare.json").read_text())
+    assert not set(LOOKS) & set(before["settings"]["chain-a"])
+    assert (
+        markdown(before, [(caption, name) for name, caption, _ in PICTURES[:3]]) == (FIRST / "compare.md").read_text()
+    )
+    assert len(read(FIRST).missing) == 140 and set(analysis_of(FIRST)["settings"]) == set(before["settings"])
+
+
+def test_what_was_looked_at_stands_in_tables_json_and_csv(known):
+    for seed, nll in ((1, 0.5), (2, 0.7)):
+        likeness = {"trained": (nll, 0.75, 0.5), "held_out": (nll + 0.25, None, 0.25)}
+        write_looks(known / f"runs/s/superrl/seed-{seed}", likeness=likeness, correct=[2, 0], samples=2)
+    write_looks(known / "base/s", likeness={"trained": (1.75, None, 0.0)}, correct=[1, 1], samples=2)
+    rows = [run for run in analysis_of(known)["runs"] if run["arm"] == "superrl"]
+    found = analysis_of(known)["settings"]["s"]
+    assert set(found["imitation"]["arms"]) == {"superrl"} == set(found["passes"]["arms"])
+    text = text_of(known)
+    assert "| base | 1.750 | - | - | - | - | 0.0 | - |" in text
+    half = 12.7062047 * 0.1
+    row = (f"| superrl | 0.600 [0.000, {0.6 + half:.3f}] (2 seeds) | 0.850 [0.000, {0.85 + half:.3f}] (2 seeds) | "
+           "0.250 (2 seeds) | 0.750 (2 seeds) | - | 50.0 (2 seeds) | 25.0 (2 seeds) |")  # fmt: skip
+    assert row in text
+    assert "| base | 50.0 | 100.0 |  |  |  |" in text
+    assert "| superrl | 50.0 | 50.0 | k = 1 | 0.0 | 50.0 |" in text and "- pass@k: unbiased" in text
+    for seed in (1, 2):
+        write_looks(known / f"runs/s/superrl/seed-{seed}", correct=[0, 0], samples=2)
+    write_looks(known / "base/s", correct=[0, 0], samples=2)
+    assert "| superrl | 0.0 | 0.0 | - | 0.0 | 0.0 |" in text_of(known), "nothing is met where nobody solves anything"
+    assert "Stream weights" not in text
+    first, _, third = rows
+    assert (first["demonstrations/held_out/nll"], first["pass@2"], first["pass@4"]) == (0.75, 0.5, None)
+    assert third["demonstrations/held_out/nll"] is None and third["pass@1"] is None
+
+
+def test_what_could_not_be_measured_is_null_and_what_cannot_be_read_is_said(known):
+    run = known / "runs/s/superrl/seed-1"
+    for name in ("kl", "imitation", "passes"):
+        (run / f"{name}.json").write_text('{"asked": {"samples": 4}, "why": "the checkpoint is gone"}')
+    assert analysis_of(known)["settings"]["s"]["passes"] is None and read(known).missing == ()
+    (known / "base/s").mkdir(parents=True)
+    (known / "base/s/passes.json").write_text("{")
+    with pytest.raises(UserError, match="base/s holds a file that cannot be read"):
+        read(known)
+
+
+def test_weights_of_the_streams_by_hand(known):
+    assert "stream-weights" not in [name for _, name in draw(read(known), analysis_of(known))]
+    for seed, first in ((1, 1.0), (2, 0.5)):
+        shutil.rmtree(known / f"runs/s/superrl/seed-{seed}")
+        tests = {"test:near": (0.0, 0.9), "test:old": (0.9, 0.9)}
+        pg = [None, first, *[0.25] * 48]
+        weights = {"pg": pg, "pg_without_data": [1.0] * 50, "sft": [None] * 50}
+        write_run(known / f"runs/s/superrl/seed-{seed}", FAST, tests, weights=weights)
+    results, found = read(known), analysis_of(known)
+    assert results.of("s", "superrl")[0].weights["pg"] == (None, 1.0, *[0.25] * 48)
+    assert "sft" not in results.of("s", "superrl")[0].weights, "a stream that has none has none"
+    assert found["settings"]["s"]["weights"] == {
+        "superrl": {"pg": {"first": 0.75, "last": 0.25}, "pg_without_data": {"first": 1.0, "last": 1.0}}
+    }
+    assert "| arm | pg | pg without data |\n| --- | ---: | ---: |\n| superrl | 0.75 to 0.25 | 1 to 1 |" in text_of(
+        known
+    )
+    assert "stream-weights" in [name for _, name in draw(results, found)]
+
+
 @pytest.mark.parametrize("clock, seconds", [("wall", 100.0), ("cpu", 150.0)])
 def test_the_plan_names_the_clock(tmp_path, clock, seconds):
     write_plan(tmp_path, {"s": COLUMNS}, ["grpo", "superrl"], [1, 2], seconds=clock)
@@ -313,7 +389,7 @@ def test_numbers_and_cells_that_fit_a_table():
 
 def test_every_arm_has_its_colour_whatever_the_others_are():
     alone, together = looks(["grpo"]), looks(["mine", "grpo", "yours", *ARMS])
-    assert alone["grpo"] == together["grpo"] and set(ARMS) == set(LOOKS)
+    assert alone["grpo"] == together["grpo"] and set(ARMS) == set(LOOK)
     assert len(set(together.values())) == len(together)
 
 
@@ -321,7 +397,7 @@ def test_pictures_are_drawn_and_repeat_to_the_byte(tmp_path):
     seeds = [1, 2]
     write_lifelike(tmp_path, ["chain-a"], seeds)
     analyse(tmp_path)
-    names = ("learning-curves", "differences", "frontier")
+    names = ("learning-curves", "differences", "frontier", "pass-at-k", "stream-weights")
     pictures = [tmp_path / f"{name}.{kind}" for name in names for kind in ("png", "svg")]
     before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures}
     for path in pictures:

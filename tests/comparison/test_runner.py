@@ -19,8 +19,8 @@ from small_runs import STAGE, TASK, outcome, rows, small_model
 from superrl import cli
 from superrl.comparison import report
 from superrl.comparison.arms import Paired, arms_of, recipe_of
-from superrl.comparison.plan import ComparisonConfig, planned, read_plan
-from superrl.comparison.runner import Comparison, _run, compare
+from superrl.comparison.plan import ComparisonConfig, MeasuresConfig, planned, read_plan
+from superrl.comparison.runner import Comparison, _run, _with_columns, compare
 from superrl.comparison.work import Job, work
 from superrl.config import load
 from superrl.errors import Diverged, Interrupted, RunError, UserError
@@ -33,6 +33,7 @@ def broken(completions, **columns):
     raise KeyError("no such column")
 """
 WITHOUT = ["sft", "grpo", "sft-then-rl", "superrl-no-pg"]
+LOOKS = MeasuresConfig(pass_at=2, problems=3)
 RUNS = [f"default/{arm}/seed-{seed}" for arm in ("refill", "superrl", "yoked") for seed in (0, 1)]
 
 
@@ -58,7 +59,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def plan_of(**changes: Any) -> ComparisonConfig:
-    return planned(["tiny.yaml"], [], **{"seeds": 2, "tune": [1e-3, 5e-3], "without": WITHOUT, **changes})
+    plan = planned(["tiny.yaml"], [], **{"seeds": 2, "tune": [1e-3, 5e-3], "without": WITHOUT, **changes})
+    return plan.model_copy(update={"measures": LOOKS})
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +100,50 @@ def test_every_arm_is_tuned_alike_and_run_on_every_seed(finished: tuple[Path, li
         for seed in (0, 1):
             (stage,) = load(out / "runs" / "default" / arm / f"seed-{seed}" / "config.yaml").stages
             assert stage.optimizer.lr == best
-    assert not list((out / "tuning").rglob("kl.json")), "only reported runs are measured"
+    assert [note for note in notes if "base" in note] == ["1 base", "1/1  base/default  the base, looked at"]
+
+
+def test_reported_runs_and_the_base_are_looked_at_and_trials_are_not(finished: tuple[Path, list[str]]) -> None:
+    out, _ = finished
+    measures = ("kl.json", "imitation.json", "passes.json")
+    assert not [path for name in measures for path in (out / "tuning").rglob(name)]
     for run in RUNS:
         assert math.isfinite(json.loads((out / "runs" / run / "kl.json").read_text())["kl_from_base"])
+    assert not (out / "base/default/kl.json").exists()
+    for folder in (out / "base/default", *(out / "runs" / run for run in RUNS)):
+        looked = json.loads((folder / "imitation.json").read_text())
+        assert looked["asked"] == {"held_out": f"{TASK}&n=2", "problems": 3}
+        assert [looked[name]["problems"] for name in ("trained", "held_out")] == [3, 2]
+        counts = json.loads((folder / "passes.json").read_text())["correct"]
+        assert len(counts) == 2 and set(counts.values()) <= {0, 1, 2}
+    made_with = json.loads((out / "runs" / RUNS[0] / "made-with.json").read_text())
+    assert list(made_with) == ["superrl", "torch", "transformers", "python", "device", "threads"]
+
+
+def test_what_is_asked_for_later_is_measured_later_and_nothing_is_run_again(
+    finished: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(finished[0], tmp_path / "copy"))
+    before, kl = kept(out), {path: path.stat().st_mtime_ns for path in out.rglob("kl.json")}
+    more = MeasuresConfig(pass_at=4, problems=3)
+    notes: list[str] = []
+    compare(plan_of().model_copy(update={"measures": more}), out, notes.append)
+    assert (
+        len([note for note in notes if "/seed-" in note]) == 6 and notes[-1] == "1/1  base/default  the base, looked at"
+    )
+    assert kept(out) == before and {path: path.stat().st_mtime_ns for path in kl} == kl
+    found = [json.loads(path.read_text()) for path in out.rglob("passes.json")]
+    assert len(found) == 7 and all(one["asked"]["samples"] == 4 for one in found)
+    notes.clear()
+    compare(plan_of().model_copy(update={"measures": MeasuresConfig(imitation=False)}), out, notes.append)
+    assert not [note for note in notes if "/seed-" in note or "base" in note], "to ask for less is to do nothing"
+    assert len(list(out.rglob("passes.json"))) == 7
+    report.analyse(out)
+    setting = json.loads((out / "compare.json").read_text())["settings"]["default"]
+    assert list(setting["passes"]["arms"]["superrl"]["at"]) == ["1", "2", "4"] and setting["imitation"]["base"]
+    text = (out / "methods.md").read_text()
+    assert "from 4 completions at temperature 1 of each of 2 problems of the primary test set" in text
+    assert "those of 3 training problems and 2 held-out ones" in text
 
 
 def test_paired_arms_get_what_their_partner_of_the_same_seed_did(finished: tuple[Path, list[str]]) -> None:
@@ -157,7 +200,7 @@ def test_more_seeds_go_into_the_same_folder_and_other_plans_do_not(
     setting = plan_of().settings["default"].model_copy(update={"columns": {"in distribution": f"{TASK}&n=1"}})
     with pytest.raises(UserError, match=r"is another plan \(settings.default differs\)"):
         compare(plan_of().model_copy(update={"settings": {"default": setting}}), out)
-    comparison = Comparison(plan_of(seeds=3), tuple(arms_of(plan_of())), out, print)
+    comparison = Comparison(_with_columns(plan_of(seeds=3)), tuple(arms_of(plan_of())), out, print)
     jobs = [comparison.job("default", arm, 2, {"lr": 1e-3}, Paired(9, (1,)), False) for arm in comparison.arms]
     assert not any(job.done for job in jobs)
     with pytest.raises(UserError, match="holds a run of its own"):
@@ -181,7 +224,7 @@ def job_in(folder: Path, *, steps: int = 2, **changes: Any) -> Job:
     plan = planned(["tiny.yaml"], [f"stages.0.steps={steps}"])
     (arm,) = (arm for arm in arms_of(plan) if arm.name == "superrl")
     recipe = recipe_of(plan, "default", arm, 0, {}).model_copy(update=changes)
-    return Job(folder, recipe, folder.name, measured=True)
+    return Job(folder, recipe, folder.name, {"kl": {}})
 
 
 def never() -> bool:
@@ -213,7 +256,7 @@ def test_a_run_without_its_distance_is_finished_all_the_same(place: Path, tmp_pa
     told = work(job, never)
     assert "its distance from the base is unknown" in told and "holds no complete checkpoint" in told
     found = json.loads((job.folder / "kl.json").read_text())
-    assert found["kl_from_base"] is None and "no complete checkpoint" in found["why"] and job.done
+    assert found == {"why": found["why"]} and "no complete checkpoint" in found["why"] and job.done
 
 
 class Told:

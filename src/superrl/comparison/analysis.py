@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from superrl.comparison.results import Results, Run
+from superrl.comparison import likeness, passes
+from superrl.comparison.results import SETS, Results, Run
 from superrl.comparison.stability import collapsed, drawdown, usable_band
 from superrl.comparison.statistics import LEVEL, Adjusted, Estimate, adjust, claim, estimate, smallest_detectable
 from superrl.comparison.targets import FRACTIONS, UNITS, Reach, SettingTargets, by_setting, ratios
@@ -88,7 +89,34 @@ def _setting(results: Results, setting: str, targets: SettingTargets) -> Json:
         "arms": {arm: _arm(results, setting, arm, of_arm) for arm, of_arm in runs.items() if of_arm},
         "differences": {column: differences(results, setting, column) for column in columns},
         "targets": _targets(targets),
+        "imitation": _imitation(results, setting, runs),
+        "passes": _passes(results, setting, runs),
+        "weights": {arm: found for arm, of_arm in runs.items() if (found := stream_weights(of_arm))} or None,
     }
+
+
+def _imitation(results: Results, setting: str, runs: Mapping[str, Sequence[Run]]) -> Json | None:
+    """What base and arms have of the demonstrations; None where no run was looked at."""
+    base = results.base(setting).likeness
+    arms = {arm: found for arm, of_arm in runs.items() if (found := likeness.over_seeds(of_arm, base))}
+    return {"base": likeness.plain(base), "arms": arms} if arms else None
+
+
+def _passes(results: Results, setting: str, runs: Mapping[str, Sequence[Run]]) -> Json | None:
+    """pass@k of base and arms; None where no run was looked at."""
+    base = results.base(setting).passes
+    arms = {arm: found for arm, of_arm in runs.items() if (found := passes.over_seeds(of_arm, base))}
+    return {"base": passes.plain(base), "arms": arms} if arms else None
+
+
+def stream_weights(runs: Sequence[Run]) -> Json:
+    """By stream, the first and the last weight of a run, as means over the runs that had any; {} for fixed ones."""
+    found = {}
+    for stream in sorted({stream for run in runs for stream in run.weights}):
+        known = [[w for w in run.weights.get(stream, ()) if w is not None] for run in runs]
+        known = [weights for weights in known if weights]
+        found[stream] = {"first": mean(one[0] for one in known), "last": mean(one[-1] for one in known)}
+    return found
 
 
 def _arm(results: Results, setting: str, arm: str, runs: Sequence[Run]) -> Json:
@@ -211,6 +239,7 @@ def _run_row(run: Run, results: Results, targets: SettingTargets) -> Json:
         "tokens": run.cost("tokens"),
         "seconds": run.cost("seconds"),
         "kl_from_base": run.kl,
+        **_looked_at(run),
         "drawdown": drawdown(run.validation),
         "collapsed": collapsed(run.validation),
     }
@@ -224,3 +253,14 @@ def _run_row(run: Run, results: Results, targets: SettingTargets) -> Json:
         if target and step is None:
             row[f"target/{share(fraction)}/steps"] = float(target.budget)
     return row
+
+
+def _looked_at(run: Run) -> Json:
+    """What was measured of a run's final model, for its row of compare.csv; None for what was not."""
+    row: Json = {}
+    for name in SETS:
+        found = run.likeness.get(name)
+        row[f"demonstrations/{name}/nll"] = found.nll if found else None
+        row[f"demonstrations/{name}/similarity"] = found.similarity if found else None
+    curve = passes.curve(run.passes) if run.passes else {}
+    return row | {f"pass@{k}": curve.get(k) for k in passes.COLUMNS}

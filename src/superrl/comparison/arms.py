@@ -15,8 +15,8 @@ from typing import Any
 from superrl.comparison.plan import ComparisonConfig
 from superrl.config import Recipe, load, parse
 from superrl.errors import UserError, nearest
-from superrl.methods import METHODS
 from superrl.methods import build as build_method
+from superrl.methods import find as find_method
 from superrl.methods.hooks import Limits
 
 Plain = dict[str, Any]
@@ -109,6 +109,16 @@ def yoked(base: Plain, point: Point, paired: Paired | None) -> Plain:
     return {**base, "stages": _last(base, point.get("lr"), name="yoked", method=method)}
 
 
+def exchanged(method: Plain) -> Callable[[Plain, Point, Paired | None], Plain]:
+    """The treatment's last stage, alone, under another method."""
+
+    def make(base: Plain, point: Point, paired: Paired | None) -> Plain:
+        name = str(method.get("name", "method"))
+        return {**base, "stages": [_alone(base, point.get("lr"), name, method, refill=base["stages"][-1]["refill"])]}
+
+    return make
+
+
 def _sft(base: Plain) -> Plain:
     method = base["stages"][-1]["method"]
     return {"name": "sft", **{key: method[key] for key in ("demonstration",) if key in method}}
@@ -145,11 +155,12 @@ def arms_of(plan: ComparisonConfig) -> list[Arm]:
     methods = [str(stage.method.get("name")) for stage in first.stages]
     main = Arm(methods[0] if len(methods) == 1 else _stem(plan.recipes[0]), treatment, source=plan.recipes[0])
     others = [Arm(_stem(source), treatment, source=source) for source in plan.recipes[1:]]
+    others += [Arm(name, exchanged(method)) for name, method in plan.methods.items()]
     known = [arm.name for arm in (*BASELINES, REFILL, *CONTROLS)]
     if unknown := set(plan.without) - set(known):
         wrong = min(unknown)
         raise UserError(f"without: no baseline {wrong!r}; {nearest(wrong, known)}")
-    draws = any(METHODS[name].rolls_out for name in methods if name in METHODS)
+    draws = any(find_method(name, f"stages.{i}.method").rolls_out for i, name in enumerate(methods))
     added = [*BASELINES, *([REFILL] if draws else []), *(CONTROLS if methods[-1] == "superrl" else ())]
     taken = {main.name, *(arm.name for arm in others), *plan.without}
     arms = [*(arm for arm in added if arm.name not in taken), main, *others]
@@ -217,7 +228,7 @@ class Size:
     def of(cls, recipe: Recipe) -> Size:
         """That of a recipe whose methods are known."""
         prompts = {stage.prompts_per_step for stage in recipe.stages}
-        rollouts = {stage.group_size for stage in recipe.stages if METHODS[stage.method["name"]].rolls_out}
+        rollouts = {stage.group_size for stage in recipe.stages if find_method(stage.method["name"]).rolls_out}
         return cls(recipe.steps, tuple(sorted(prompts)), tuple(sorted(rollouts)))
 
     def matches(self, other: Size) -> bool:

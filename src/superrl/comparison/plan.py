@@ -38,6 +38,18 @@ class TuningConfig(Frozen):
         return self
 
 
+class MeasuresConfig(Frozen):
+    """What is looked at in every finished run's model besides its accuracies, on at most so many `problems` of a set.
+
+    `imitation`: how like the demonstrations its successes are, and how well it knows them. `pass_at`: completions a
+    problem of the primary test set for pass@k curves (0: none).
+    """
+
+    imitation: bool = True
+    pass_at: NonNegativeInt = 0
+    problems: PositiveInt = 64
+
+
 class SettingConfig(Frozen):
     """One setting: `overrides` of the recipes, the test sets to report by column, and optionally another setting whose
     tuned values are taken over (`tuned_in`)."""
@@ -49,7 +61,8 @@ class SettingConfig(Frozen):
 
 class ComparisonConfig(Frozen):
     """A comparison. The first recipe is the treatment; the baselines it is compared with are made from it, all but
-    those in `without`, and further recipes are further arms."""
+    those in `without`. Further arms are further recipes, and `methods`: the treatment's last stage, alone, under
+    another method, by the arm's name."""
 
     name: str = "comparison"
     recipes: Annotated[list[str], Field(min_length=1)]
@@ -57,10 +70,12 @@ class ComparisonConfig(Frozen):
     settings: Annotated[dict[str, SettingConfig], Field(min_length=1)] = Field(
         default_factory=lambda: {"default": SettingConfig()}
     )
+    methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
     without: list[str] = Field(default_factory=list)
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = Field(default_factory=lambda: [0, 1, 2])
     tuning: TuningConfig = TuningConfig()
     primary: str = "in distribution"
+    measures: MeasuresConfig = MeasuresConfig()
     seconds: Literal["wall", "cpu"] = "wall"
     jobs: PositiveInt = 1
 
@@ -78,8 +93,10 @@ class ComparisonConfig(Frozen):
             other = setting.tuned_in
             if other is not None and (other not in self.settings or self.settings[other].tuned_in is not None):
                 raise ValueError(f"settings.{name}.tuned_in: {other!r} is no setting that is tuned itself")
-            if not set(name) <= SLUG or not name.strip("."):
-                raise ValueError(f"settings: {name!r} names a folder: use lower-case letters, digits and - . only")
+        for key, names in (("settings", self.settings), ("methods", self.methods)):
+            for name in names:
+                if not set(name) <= SLUG or not name.strip("."):
+                    raise ValueError(f"{key}: {name!r} names a folder: use lower-case letters, digits and - . only")
         return self
 
     def tuned_in(self, setting: str) -> str:
@@ -92,6 +109,8 @@ RESOLVED = "comparison.yaml"
 """The plan in a comparison's folder."""
 DERIVED = ("arms", "baseline", "treatment")
 """What stands in it besides the plan, for those who read it."""
+JUDGED_BY = 3
+"""Tuning judges a trial by the mean of its last so many validations: one alone is noise."""
 SPLITS = [0.2, 0.4, 0.7]
 """The splits that `--tune` tries."""
 

@@ -1,4 +1,5 @@
-"""The pictures of a comparison, as PNG and as SVG that repeats to the byte: learning curves, differences, frontier.
+"""The pictures of a comparison, as PNG and as SVG that repeats to the byte: learning curves, differences, frontier,
+and, where they were measured, pass@k and the streams' weights.
 
 An arm has one colour wherever it appears, from a palette that colour-blind readers can tell apart (Okabe and Ito), and
 a marker of its own. Drawn for a page about 900 pixels wide. Leaves out windows and global state: no pyplot.
@@ -10,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from superrl.comparison.results import Results, Run
+from superrl.comparison.passes import curve
+from superrl.comparison.results import IDLE, Results, Run
 from superrl.comparison.targets import UNITS, mean_curve
 from superrl.errors import UserError
 from superrl.metrics import mean
@@ -42,6 +44,8 @@ STYLE = {
     "svg.hashsalt": "superrl",
     "svg.fonttype": "path",
 }
+BASE = "#222222"
+"""The base's colour, where it has a curve."""
 RETENTION = "retention"
 """The column that the frontier has on its x axis."""
 
@@ -228,6 +232,95 @@ def _cloud(panel: Any, runs: Sequence[Run], primary: str, largest: float, colour
     panel.scatter([mean(x)], [mean(y)], s=area, color=colour, marker=marker, alpha=0.85, edgecolors="white")
 
 
+def pass_at_k(results: Results, analysis: Json) -> Any:
+    """pass@k of the final models and of the base, a panel a setting; a ring on an arm's where the base meets it."""
+    known = {name: of["passes"] for name, of in analysis["settings"].items() if of["passes"]}
+    if not known:
+        return None
+    rows, columns = _grid(len(known))
+    figure = _figure(0.8 + 2.9 * rows)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    look = looks(results.plan.arms)
+    for panel, (setting, found) in zip(panels, known.items(), strict=False):
+        for arm in sorted(found["arms"], key=lambda arm: arm == results.plan.treatment):  # it lies on top
+            _passing(panel, results.of(setting, arm), found["arms"][arm], *look[arm])
+        if found["base"]:
+            at = {int(k): 100 * value for k, value in found["base"]["at"].items()}
+            panel.plot(list(at), list(at.values()), color=BASE, linestyle=(0, (4, 2)), linewidth=1.6)
+        ks = sorted({int(k) for one in found["arms"].values() for k in one["at"]})
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(ks, [str(k) for k in ks])
+        panel.minorticks_off()
+        panel.set_ylim(-3, 103)
+        panel.set_xlabel("k")
+        panel.set_ylabel(f"pass@k, {results.plan.primary}, %")
+        panel.set_title(setting, loc="left", fontweight="bold")
+    for panel in panels[len(known) :]:
+        panel.set_visible(False)
+    _legend(figure, [arm for arm in results.plan.arms if any(arm in of["arms"] for of in known.values())], look,
+            base=any(of["base"] for of in known.values()))  # fmt: skip
+    return figure
+
+
+def _passing(panel: Any, runs: Sequence[Run], found: Json, colour: str, marker: str) -> None:
+    """An arm's mean curve with its ribbon from the lowest to the highest seed."""
+    ks = [int(k) for k in found["at"]]
+    by_run = [curve(run.passes) for run in runs if run.passes]
+    low, high = ([100 * extreme(one[k] for one in by_run) for k in ks] for extreme in (min, max))
+    panel.fill_between(ks, low, high, color=colour, alpha=0.15, linewidth=0)
+    y = {k: 100 * found["at"][str(k)]["mean"] for k in ks}
+    panel.plot(ks, list(y.values()), color=colour, marker=marker, markersize=4, linewidth=1.6, markeredgewidth=0)
+    if (met := found["crossing"]) is not None:
+        panel.plot([met], [y[met]], "o", markersize=11, markerfacecolor="none", color=colour)
+
+
+def stream_weights(results: Results, analysis: Json) -> Any:
+    """What a learned or scheduled balance gave its streams, step by step: a row a setting, a panel a stream."""
+    settings = [name for name, of in analysis["settings"].items() if of["weights"]]
+    if not settings:
+        return None
+    known = {name: [run for run in results.runs if run.setting == name and run.weights] for name in settings}
+    names = {name for runs in known.values() for run in runs for name in run.weights}
+    streams = sorted({name.removesuffix(IDLE) for name in names})
+    figure = _figure(0.55 + 2.35 * len(settings))
+    grid = figure.subplots(len(settings), len(streams), squeeze=False)
+    look = looks(results.plan.arms)
+    for axes, setting in zip(grid, settings, strict=True):
+        for panel, stream in zip(axes, streams, strict=True):
+            for arm in results.plan.arms:
+                own = [run.weights for run in known[setting] if run.arm == arm]
+                _weight(panel, [weights.get(f"{stream}{IDLE}", ()) for weights in own], look[arm][0])
+                _weight(panel, [weights.get(stream, ()) for weights in own], *look[arm])
+            panel.set_xlabel("steps")
+            panel.set_ylabel(f"weight of {stream}")
+            panel.margins(y=0.1)
+        axes[0].set_title(setting, loc="left", fontweight="bold")
+    _legend(figure, [arm for arm in results.plan.arms if any(run.arm == arm for of in known.values() for run in of)],
+            look)  # fmt: skip
+    return figure
+
+
+def _weight(panel: Any, runs: Sequence[Sequence[float | None]], colour: str, marker: str | None = None) -> None:
+    """The mean over the seeds that have a weight at a step, with a ribbon from the lowest to the highest; without a
+    marker a bare dashed line."""
+    longest = max((len(weights) for weights in runs), default=0)
+    by_step = {
+        step: [w for weights in runs if (w := weights[step - 1] if step <= len(weights) else None) is not None]
+        for step in range(1, longest + 1)
+    }
+    steps = [step for step, found in by_step.items() if found]
+    if not steps:
+        return
+    y = [mean(by_step[step]) for step in steps]
+    if marker is None:
+        panel.plot(steps, y, color=colour, linestyle=(0, (4, 3)), linewidth=1.2)
+        return
+    low, high = ([extreme(by_step[step]) for step in steps] for extreme in (min, max))
+    panel.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+    often = max(1, len(steps) // 6)
+    panel.plot(steps, y, color=colour, marker=marker, markersize=4, markevery=often, linewidth=1.6, markeredgewidth=0)
+
+
 def _figure(height: float) -> Any:
     from matplotlib.figure import Figure
 
@@ -240,11 +333,12 @@ def _grid(panels: int) -> tuple[int, int]:
     return -(-panels // columns), columns
 
 
-def _legend(figure: Any, arms: Sequence[str], look: Mapping[str, tuple[str, str]]) -> None:
+def _legend(figure: Any, arms: Sequence[str], look: Mapping[str, tuple[str, str]], base: bool = False) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=look[arm][0], marker=look[arm][1], markersize=5, label=arm) for arm in arms]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(arms), 7), handlelength=1.8)
+    handles += [Line2D([], [], color=BASE, linestyle=(0, (4, 2)), label="base")] if base else []
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 7 + base), handlelength=1.8)
 
 
 def _short(value: float, position: int) -> str:
@@ -261,5 +355,17 @@ PICTURES: tuple[tuple[str, str, Picture], ...] = (
     ),
     ("differences", "Paired differences with their intervals over seeds.", differences),
     ("frontier", "Accuracy against what the model kept; the distance from the base as area.", frontier),
+    (
+        "pass-at-k",
+        "pass@k at temperature 1: mean over seeds, ribbon from the lowest to the highest. A ring: the smallest k at "
+        "which the base solves as much as that arm, or more.",
+        pass_at_k,
+    ),
+    (
+        "stream-weights",
+        "What each stream counts for in the loss, for arms that learn or schedule it; mean over seeds, ribbon from the "
+        "lowest to the highest. Dashed: where a learned weight would have gone without any data.",
+        stream_weights,
+    ),
 )
 """(file name, caption, function); a function returns None where it has nothing to show."""

@@ -1,4 +1,5 @@
-"""What `superrl compare` ends with: compare.json, compare.csv, compare.md and pictures, from a comparison's folder.
+"""What `superrl compare` ends with, from a comparison's folder: compare.md with its pictures, compare.json and
+compare.csv, and for a paper compare.tex and methods.md.
 
 May be called at any time: what is not finished is said at the top. Leaves out running (`runner.py`) and arithmetic.
 """
@@ -9,6 +10,8 @@ import json
 from pathlib import Path
 
 from superrl.comparison.analysis import analyse_results
+from superrl.comparison.latex import latex
+from superrl.comparison.paragraph import methods
 from superrl.comparison.plots import draw
 from superrl.comparison.plots import require as require_matplotlib
 from superrl.comparison.results import read
@@ -31,5 +34,7 @@ def analyse(out: Path) -> Path:
     pictures = draw(results, analysis)
     write(out / "compare.json", json.dumps(analysis, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
     write(out / "compare.csv", csv_text(analysis["runs"]))
+    write(out / "compare.tex", latex(analysis))
+    write(out / "methods.md", methods(results))
     write(out / "compare.md", markdown(analysis, pictures))
     return out / "compare.md"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,12 @@ from superrl.runfolder import RunFolder
 
 CLOCKS = {"wall": "time/step", "cpu": "time/cpu"}
 """`seconds:` of a plan, and the key of timing.jsonl that it means."""
+WEIGHT = "method/weight/"
+"""What the key of a stream's weight begins with, in the rows of a method that learns or schedules it."""
+IDLE = "_without_data"
+"""What the name of a weight ends with that is only what a learned one would be, had its stream no data at all."""
+SETS = ("trained", "held_out")
+"""Demonstrations of training problems, and of problems that no arm trains on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +56,41 @@ class Tuning:
 
 
 @dataclass(frozen=True, slots=True)
+class Likeness:
+    """A model beside the demonstrations of some `problems`: their mean negative log-likelihood a token, the share of
+    its own completions that are `correct`, how many problems it `solved` in a few attempts, and the mean similarity of
+    its successes to the demonstrations (None without any)."""
+
+    problems: int
+    nll: float
+    correct: float | None
+    solved: int
+    similarity: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """How many of `samples` completions at temperature 1 were correct, by problem."""
+
+    samples: int
+    correct: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What was looked at in the model that a setting's runs start from; empty and None where it was not."""
+
+    likeness: Mapping[str, Likeness] = field(default_factory=dict)
+    passes: Passes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One finished run.
 
     `start` and `final` are accuracies by column. `tokens` (drawn from the model) and `seconds` (of training, without
     evaluations) are sums after each step; `seconds` is None where timing.jsonl lacks the clock that the plan names.
+    `weights` are the streams' weights by step, of a method that learns or schedules them (None: not in that step).
     """
 
     setting: str
@@ -66,6 +102,9 @@ class Run:
     tokens: tuple[float, ...]
     seconds: tuple[float, ...] | None
     kl: float | None
+    likeness: Mapping[str, Likeness] = field(default_factory=dict)
+    passes: Passes | None = None
+    weights: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -122,10 +161,15 @@ class Results:
     tuning: Mapping[str, Mapping[str, Tuning]]
     runs: tuple[Run, ...]
     missing: tuple[Missing, ...]
+    bases: Mapping[str, Base] = field(default_factory=dict)
 
     def of(self, setting: str, arm: str) -> list[Run]:
         """The finished runs of an arm in a setting, by seed."""
         return [run for run in self.runs if (run.setting, run.arm) == (setting, arm)]
+
+    def base(self, setting: str) -> Base:
+        """What was looked at in the model that a setting starts from."""
+        return self.bases.get(setting, Base())
 
 
 def read(folder: Path) -> Results:
@@ -137,7 +181,8 @@ def read(folder: Path) -> Results:
         found = _run(folder / "runs" / setting / arm / f"seed-{seed}", plan, setting, arm, seed)
         runs += [found] if isinstance(found, Run) else []
         missing += [Missing(setting, arm, seed, *found)] if isinstance(found, tuple) else []
-    return Results(folder, plan, _tuning(folder / "chosen.json"), tuple(runs), tuple(missing))
+    bases = {setting: _base(folder / "base" / setting) for setting in plan.settings}
+    return Results(folder, plan, _tuning(folder / "chosen.json"), tuple(runs), tuple(missing), bases)
 
 
 def _plan(path: Path) -> Plan:
@@ -195,8 +240,8 @@ def _run(folder: Path, plan: Plan, setting: str, arm: str, seed: int) -> Run | t
     try:
         steps = int(json.loads((folder / "summary.json").read_text(encoding="utf-8"))["steps"])
         metrics, timing, evaluations = (files.rows(f"{name}.jsonl") for name in ("metrics", "timing", "evaluations"))
-        kl_file = folder / "kl.json"
-        kl = json.loads(kl_file.read_text(encoding="utf-8"))["kl_from_base"] if kl_file.is_file() else None
+        kl = _measured(folder, "kl").get("kl_from_base")
+        likeness, passes = _likeness(folder), _passes(folder)
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
         return f"a file of it cannot be read ({error!r})", False
     if [row["step"] for row in metrics] != list(range(1, steps + 1)):
@@ -208,7 +253,42 @@ def _run(folder: Path, plan: Plan, setting: str, arm: str, seed: int) -> Run | t
         return str(error.args[0]), False
     tokens = itertools.accumulate(float(row["tokens/generated"] or 0) for row in metrics)
     seconds = _seconds(timing, CLOCKS[plan.seconds], steps)
-    return Run(setting, arm, seed, validation, start, final, tuple(tokens), seconds, kl)
+    return Run(
+        setting, arm, seed, validation, start, final, tuple(tokens), seconds, kl, likeness, passes, _weights(metrics)
+    )  # fmt: skip
+
+
+def _measured(folder: Path, name: str) -> dict[str, Any]:
+    """What was measured of a model; nothing, where it was not, as in older comparisons, or failed."""
+    path = folder / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def _base(folder: Path) -> Base:
+    try:
+        return Base(_likeness(folder), _passes(folder))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder} holds a file that cannot be read ({error!r}): remove it, and compare again"
+        ) from None
+
+
+def _likeness(folder: Path) -> dict[str, Likeness]:
+    found = _measured(folder, "imitation")
+    names = ("problems", "nll", "correct", "solved", "similarity")
+    return {key: Likeness(**{name: one[name] for name in names}) for key, one in found.items() if key in SETS}
+
+
+def _passes(folder: Path) -> Passes | None:
+    found = _measured(folder, "passes")
+    return Passes(int(found["asked"]["samples"]), dict(found["correct"])) if "correct" in found else None
+
+
+def _weights(metrics: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float | None, ...]]:
+    """Weights by stream, from `method/weight/STREAM`."""
+    keys = sorted({key for row in metrics for key in row if key.startswith(WEIGHT) and row[key] is not None})
+    return {key.removeprefix(WEIGHT): tuple(row.get(key) for row in metrics) for key in keys}
 
 
 def _seconds(timing: Sequence[Mapping[str, Any]], clock: str, steps: int) -> tuple[float, ...] | None:

@@ -16,16 +16,13 @@ from typing import Any
 
 from superrl.comparison.arms import Arm, Paired, Point, arms_of, check_arms, recipe_of, treatment_of
 from superrl.comparison.crew import Crew
-from superrl.comparison.plan import RESOLVED, ComparisonConfig, SettingConfig, resolved
+from superrl.comparison.plan import JUDGED_BY, RESOLVED, ComparisonConfig, SettingConfig, resolved
 from superrl.comparison.work import FREE, Job, share_the_machine, work, write, write_json
 from superrl.config import load, read_yaml
 from superrl.errors import Diverged, Interrupted, RunError, UserError
 from superrl.metrics import mean
 from superrl.runfolder import RunFolder
 from superrl.signals import listening
-
-WINDOW = 3
-"""Tuning judges a trial by the mean of its last so many validations: one alone is noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,23 @@ class Comparison:
         """A run of an arm."""
         folder = self.folder(setting, arm, seed, point if tuning else None)
         recipe = recipe_of(self.plan, setting, arm, seed, point, paired)
-        return Job(folder, recipe, str(folder.relative_to(self.out)), measured=not tuning)
+        measures = {} if tuning else {"kl": {}, **self.measures(setting)}
+        return Job(folder, recipe, str(folder.relative_to(self.out)), measures)
+
+    def base(self, setting: str) -> Job:
+        """The model that a setting's runs start from, to be looked at as they are."""
+        recipe = recipe_of(self.plan, setting, treatment_of(self.arms), self.plan.seeds[0], {})
+        return Job(self.out / "base" / setting, recipe, f"base/{setting}", self.measures(setting), trains=False)
+
+    def measures(self, setting: str) -> dict[str, dict[str, Any]]:
+        """What the plan wants to know of every model of a setting, and how."""
+        wanted, data = self.plan.measures, self.plan.settings[setting].columns[self.plan.primary]
+        found: dict[str, dict[str, Any]] = {}
+        if wanted.imitation:
+            found["imitation"] = {"held_out": data, "problems": wanted.problems}
+        if wanted.pass_at:
+            found["passes"] = {"data": data, "samples": wanted.pass_at, "problems": wanted.problems}
+        return found
 
 
 def compare(plan: ComparisonConfig, out: Path, note: Callable[[str], None] = lambda text: None) -> Path:
@@ -162,6 +175,8 @@ def _final(comparison: Comparison, crew: Crew[Job], chosen: Mapping[str, Mapping
                     point = chosen[setting][arm.name]["point"]
                     jobs.append(comparison.job(setting, arm, seed, point, paired, tuning=False))
         _run(comparison, crew, jobs)
+    bases = [comparison.base(setting) for setting in plan.settings]
+    _run(comparison, crew, [job for job in bases if not job.done], "base")
 
 
 @dataclass(slots=True)
@@ -197,7 +212,7 @@ class _Trials:
             if row["split"] == "validation":
                 by_step.setdefault(row["step"], []).append(row["accuracy"])
         curve = [sum(sets) / len(sets) for sets in by_step.values()]
-        last, whole = mean(curve[-WINDOW:]), mean(curve)
+        last, whole = mean(curve[-JUDGED_BY:]), mean(curve)
         return None if last is None or whole is None else (last, whole)
 
     def best(self, setting: str, arm: Arm) -> Point:
@@ -245,7 +260,7 @@ def _paired(folder: Path) -> Paired | None:
     return Paired(tokens, tuple(int(row["switch/fallbacks"] or 0) for row in last))
 
 
-def _run(comparison: Comparison, crew: Crew[Job], jobs: Sequence[Job]) -> None:
+def _run(comparison: Comparison, crew: Crew[Job], jobs: Sequence[Job], called: str = "run") -> None:
     """Do the runs that are not done. One that diverges is noted as failed; whatever else goes wrong ends everything."""
     if not jobs:
         return
@@ -253,7 +268,7 @@ def _run(comparison: Comparison, crew: Crew[Job], jobs: Sequence[Job]) -> None:
         job.check()
     todo = [job for job in jobs if not job.done]
     before = f", {len(jobs) - len(todo)} of them done before" if len(todo) < len(jobs) else ""
-    comparison.note(f"{len(jobs)} runs{before}")
+    comparison.note(f"{len(jobs)} {called}{'' if len(jobs) == 1 else 's'}{before}")
     for finished, (job, outcome) in enumerate(crew.each(todo), start=1):
         if isinstance(outcome, Diverged):
             write_json(job.folder / "failed.json", {"why": str(outcome)})

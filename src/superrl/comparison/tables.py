@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from superrl.comparison.results import IDLE, SETS
 from superrl.comparison.targets import UNITS
 
 Json = Mapping[str, Any]
@@ -29,6 +30,28 @@ READING = """\
   grid within 10 % of the arm's best validation accuracy, and their ratio.
 """
 
+LOOKED = {
+    "imitation": """\
+- Demonstrations: NLL is the mean of -log p a token at temperature 1; similarity is 1 - edit distance / the longer
+  length, in characters, of a model's correct completions and the nearest demonstration of their problem. No arm has
+  seen a held-out demonstration: similarity there is what task and format alone give. Memorised: by how much more the
+  NLL of the training problems' demonstrations lies below that of held-out ones than it did in the base. Intervals are
+  over seeds, and no claims are made from them.
+""",
+    "passes": """\
+- pass@k: unbiased, at temperature 1. The base meets an arm at the smallest k at which it solves as much or more: at so
+  many attempts nothing is left of what training gained. Beyond the base: problems that the arm solved and the base did
+  not in as many attempts, by chance, too; lost: the reverse. The base is one model, whose own sampling noise no
+  interval over seeds knows.
+""",
+    "weights": """\
+- Stream weights: what a method with a learned or scheduled balance multiplied its streams by, in its first and in its
+  last step; without data: what a learned weight would have become by its own rule alone. Arms without a line have
+  fixed weights.
+""",
+}
+"""How to read what only some comparisons have measured."""
+
 
 def markdown(analysis: Json, pictures: Sequence[tuple[str, str]]) -> str:
     """The whole of compare.md; `pictures` are (caption, name without its ending)."""
@@ -37,7 +60,8 @@ def markdown(analysis: Json, pictures: Sequence[tuple[str, str]]) -> str:
     parts += [f"![{file}]({file}.png)\n\n{caption} ([SVG]({file}.svg))" for caption, file in pictures]
     for name, setting in analysis["settings"].items():
         parts += [f"## {name}", *_setting(setting, analysis)]
-    parts += ["## Cost to target, over settings", *_over_settings(analysis), READING]
+    looked = [text for key, text in LOOKED.items() if any(of.get(key) for of in analysis["settings"].values())]
+    parts += ["## Cost to target, over settings", *_over_settings(analysis), READING + "".join(looked)]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
@@ -122,6 +146,7 @@ def _setting(setting: Json, analysis: Json) -> list[str]:
         *_targets(setting["targets"], analysis["baseline"]),
         "### Stability",
         _stability(setting["arms"]),
+        *_looked_at(setting),
     ]
 
 
@@ -212,6 +237,72 @@ def _stability(arms: Json) -> str:
             ]
         )
     return table(head, rows)
+
+
+def _looked_at(setting: Json) -> list[str]:
+    """What was measured of the final models; nothing of a comparison that was written before that was done."""
+    parts: list[str] = []
+    if found := setting.get("imitation"):
+        parts += ["### Imitation or discovery", _imitation(found, setting["arms"])]
+    if found := setting.get("passes"):
+        parts += ["### pass@k", _passes(found)]
+    if found := setting.get("weights"):
+        parts += ["### Stream weights, first and last", _weights(found)]
+    return parts
+
+
+def _imitation(found: Json, arms: Json) -> str:
+    """The base's numbers, then every arm's over seeds: NLL, memorised, similarity, correct."""
+    names = ["trained", "held-out"]
+    head = ["model", *(f"NLL, {name}" for name in names), "memorised", *(f"similarity, {name}" for name in names),
+            *(f"correct, {name}" for name in names)]  # fmt: skip
+
+    def row(name: str, of: Json, seeds: int) -> list[str]:
+        cells = {key: [number((of.get(one) or {}).get(key), seeds, key == "correct") for one in SETS] for key in KEYS}
+        return [name, *cells["nll"], number(of.get("gap"), seeds), *cells["similarity"], *cells["correct"]]
+
+    rows = [row("base", found["base"], 1)] if found["base"] else []
+    return table(head, [*rows, *(row(arm, of, len(arms[arm]["seeds"])) for arm, of in found["arms"].items())])
+
+
+KEYS = ("nll", "similarity", "correct")
+
+
+def number(found: Json | float | None, seeds: int, percent: bool = False) -> str:
+    """`0.91 [0.85, 0.97]`: a mean over seeds, or a bare number; `(2 seeds)` behind it, if not all have one."""
+    if found is None:
+        return "-"
+    scale, digits = (100, 1) if percent else (1, 3)
+    if isinstance(found, int | float):
+        return f"{scale * found:.{digits}f}"
+    interval = "" if found["lo"] is None else f" [{scale * found['lo']:.{digits}f}, {scale * found['hi']:.{digits}f}]"
+    of = "" if found["n"] == seeds else f" ({found['n']} seed{'' if found['n'] == 1 else 's'})"
+    return f"{scale * found['mean']:.{digits}f}{interval}{of}"
+
+
+def _passes(found: Json) -> str:
+    ks = list(dict.fromkeys(k for arm in found["arms"].values() for k in arm["at"]))
+    base = found["base"]
+    head = ["model", *(f"pass@{k}" for k in ks), "base meets it at", "beyond the base", "lost"]
+    rows = [["base", *(number(base["at"].get(k), 1, True) for k in ks), "", "", ""]] if base else []
+    for arm, of in found["arms"].items():
+        told = of["compared"] and any(at["mean"] > 0 for at in of["at"].values())  # who solves nothing is met by nobody
+        met = "-" if not told else f"k = {of['crossing']}" if of["crossing"] else f"not up to {ks[-1]}"
+        rows.append([arm, *(accuracy(of["at"].get(k)) for k in ks), met, accuracy(of["beyond"]), accuracy(of["lost"])])
+    return table(head, rows)
+
+
+def _weights(found: Json) -> str:
+    streams = sorted({stream for of in found.values() for stream in of})
+    rows = [
+        [
+            arm,
+            *(f"{of[stream]['first']:.3g} to {of[stream]['last']:.3g}" if stream in of else "-" for stream in streams),
+        ]
+        for arm, of in found.items()
+    ]
+    heads = [stream.replace(IDLE, " without data") for stream in streams]
+    return table(["arm", *heads], rows)
 
 
 def _over_settings(analysis: Json) -> list[str]:

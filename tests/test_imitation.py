@@ -1,6 +1,8 @@
 """How hard every supervised loss pulls: coefficients by hand and in closed form, values by oracles, edges."""
 
+import importlib.util
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,7 +93,7 @@ def test_only_rl_plus_reads_the_older_policy():
 
 
 @pytest.mark.parametrize("name", sorted(IMITATION))
-@pytest.mark.parametrize("logp", [0.0, -1e-12, -80.0, -1e4])
+@pytest.mark.parametrize("logp", [1e-7, 0.0, -1e-12, -80.0, -1e4])
 def test_certain_and_lost_tokens_give_finite_losses_and_gradients(name, logp):
     at = torch.tensor([logp], requires_grad=True)
     loss = IMITATION[name](at, at.detach())
@@ -103,3 +105,18 @@ def test_the_trust_region_lets_go_of_lost_tokens_in_proportion():
     """The other reading, 1 / max(p, 0.1) on grad log p, would pull at them with up to 10: the collapse it prevents."""
     assert float(coefficient("trsft", tensor(1e-3))) == pytest.approx(1e-2)
     assert float(coefficient("trsft", tensor(0.1))) == pytest.approx(1.0)
+
+
+def test_the_figure_of_the_docs_draws_every_loss_as_it_trains(tmp_path):
+    path = Path(__file__).parents[1] / "examples" / "imitation_figure.py"
+    spec = importlib.util.spec_from_file_location("imitation_figure", path)
+    drawing = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drawing)
+    assert drawing.LOSSES.keys() == IMITATION.keys()
+    lost, whole = drawing.draw().axes
+    for line, name in zip(whole.lines, drawing.LOSSES, strict=True):
+        middle = dict(zip(line.get_xdata().tolist(), line.get_ydata().tolist(), strict=True))[0.5]
+        assert middle == pytest.approx(CLOSED[name](0.5), rel=1e-6)
+    assert len(lost.lines) == 6 and lost.get_yscale() == "log"
+    drawing.main(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"imitation.png", "imitation.svg"}

@@ -173,6 +173,12 @@ def test_keep_rules(rule, kept):
     assert [g for g in (MIXED, DEAD, SOLVED, SHAPED, TAUGHT) if KEEP[rule](g, 1e-6)] == kept
 
 
+@pytest.mark.parametrize("rule", KEEP)
+def test_no_rule_keeps_a_group_without_rollouts_or_fails_on_it(rule):
+    """A method may roll nothing out for a step (SASR's SFT steps)."""
+    assert not KEEP[rule](group([]), 1e-6)
+
+
 def test_mixed_goes_by_reward_where_nothing_is_judged():
     unjudged = [group(r, correct=[None, None]) for r in ([0.1, 0.4], [0.3, 0.1 + 0.2])]
     assert [KEEP["mixed"](g, 1e-6) for g in unjudged] == [True, False]

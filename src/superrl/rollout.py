@@ -162,8 +162,10 @@ def is_learnable(group: Group, epsilon: float) -> bool:
 
 
 def deviates(group: Group, epsilon: float) -> bool:
-    """The population deviation of the rewards exceeds epsilon (SRL, arXiv:2510.25992)."""
+    """The population deviation of the rewards exceeds epsilon (SRL, arXiv:2510.25992); those of none do not."""
     values = [score.value for score in group.scores]
+    if not values:
+        return False
     mean = sum(values) / len(values)
     variance = sum((v - mean) ** 2 for v in values) / len(values)
     return math.sqrt(variance) > epsilon

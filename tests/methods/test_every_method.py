@@ -111,6 +111,16 @@ def test_it_learns_what_chance_finds(name):
     assert loop.accuracy()[0] > 0.5  # 20 of 256 symbols: chance is 0.08
 
 
+@pytest.mark.parametrize("name", ["chord", "dyme", "hpt", "hybrid", "luffy", "sasr", "superrl", "trapo"])
+def test_with_a_demonstration_it_learns_what_chance_never_finds(name):
+    """Not here: methods that only continue the expert (a byte of 256 is too hard to find, also the last one), and those
+    whose pull is by design near 0 where p is (`rl-plus`, `srft`)."""
+    loop = Loop({**CONFIGS[name], **({"warmup_steps": 10} if name == "sasr" else {})}, [HARD], steps=60, lr=0.02)
+    for _ in range(60):
+        loop.step()
+    assert loop.accuracy()[0] > 0.6
+
+
 def test_no_method_file_is_long():
     folder = Path(superrl.methods.__file__).parent
     named = [f for f in folder.rglob("*.py") if "    name: ClassVar[str] = " in f.read_text()]

@@ -92,6 +92,13 @@ def test_the_warm_up_is_sft_and_leaves_its_last_norm():
     assert state["probability"] == 0.5 and state["step"] == 3
 
 
+def test_every_kind_of_step_keeps_its_own_norm():
+    state = {**RL, "step": 50, "norms": {"warm-up": 4.0, "sft": 2.0, "pg": None}}
+    assert after(method("sasr"), state, 0.5)["norms"] == {"warm-up": 4.0, "sft": 2.0, "pg": 0.5}
+    assert after(method("sasr"), {**state, "next": "sft"}, 1.5)["norms"] == {"warm-up": 4.0, "sft": 1.5, "pg": None}
+    assert after(method("sasr"), state, None)["norms"] == state["norms"]  # a step that moved nothing
+
+
 @pytest.mark.parametrize(
     ("options", "norms", "probability"),
     [

@@ -2,7 +2,8 @@
 
 import pytest
 
-from relatives import CASES, LIMITS, agree, batch, check_any_split, decided, method
+from builders import group
+from relatives import CASES, LIMITS, agree, batch, check_any_split, decided, method, shown
 
 BARE = {"policy": {"entropy_bonus": 0.0}}
 IMITATE, BOTH, TWO, NOTHING = (
@@ -52,6 +53,12 @@ def test_the_loss_is_the_published_one():
 def test_with_imitation_nll_it_is_the_skeleton_with_plain_sft():
     plain, groups = method("trapo", imitation="nll"), batch()
     agree(plain, plain.plan(groups, {}), lambda read: [formula(groups, read, lambda row: -row.logp)])
+
+
+@pytest.mark.parametrize(("rewards", "kind"), [([1, 1, 0, 0], "both"), ([1, 1, 1, 0], "pg")])
+def test_up_to_half_solved_a_problem_is_imitated(rewards, kind):
+    (decision,) = method("trapo").plan([shown(group(rewards, experts=[5]))], {}).decisions
+    assert decision.kind == kind
 
 
 def test_any_split():

@@ -1,15 +1,15 @@
 """The code in README and docs runs as it stands, and every link leads somewhere."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 import superrl
-from builders import group, tiny_llama
-from small_runs import recipe, small_model
-from superrl.config import Frozen, OptimizerConfig, load, shipped
-from superrl.learner.learner import Learner, Schedule
+from small_runs import letters, recipe, small_model
+from superrl.config import load, shipped
+from superrl.methods import build
 from superrl.methods.hooks import Limits
 from superrl.training import train
 
@@ -43,17 +43,21 @@ def test_the_readme_s_python_example_trains_and_evaluates(tmp_path, monkeypatch)
     assert isinstance(run, Path) and (run / "summary.json").is_file()
 
 
-def test_the_complete_method_of_the_architecture_page_is_complete():
-    (block,) = [b for b in python_blocks("docs/architecture.md") if "class Rft" in b]
-    space: dict[str, object] = {"__name__": "rft"}
-    exec(compile(block, "architecture.md", "exec"), space)
-    method = space["Rft"](Frozen(), Limits(4, 10))
-    plan = method.plan([group([1, 0, 1, 0]), group([0] * 4)], {})
-    assert [d.kind for d in plan.decisions] == ["pg", "none"] and len(plan.updates[0].samples) == 2
-    model = tiny_llama()
-    learner = Learner(model, next(model.parameters()).dtype, Schedule(OptimizerConfig(), 1, 1, 1, 100, 0))
-    means = learner.step(plan.updates, method, version=0)
-    assert means.value("loss/pg") > 0
+def test_the_method_of_the_page_is_one_of_30_lines_and_trains_as_the_page_says(tmp_path, monkeypatch):
+    (block,) = python_blocks("docs/your-own-method.md")
+    body = [line for line in block.splitlines() if line and not line.startswith(("from ", '"""'))]
+    assert len(body) <= 30
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best.py").write_text(block)
+    model = small_model(tmp_path / "model")
+    method = {"name": "python:best.Best", "margin": 0.1}
+    out = train(recipe(model, {"steps": 2, "method": method}), tmp_path / "run", reward=letters)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and any(row["loss/pg"] > 0 for row in rows)
+    with pytest.raises(superrl.UserError, match="did you mean 'margin'"):
+        build({"name": "python:best.Best", "marign": 0.1}, Limits(4, 10))
+    with pytest.raises(superrl.UserError, match="has no Class 'Bset'; did you mean 'Best'"):
+        build({"name": "python:best.Bset"}, Limits(4, 10))
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))

@@ -2,8 +2,8 @@
 
     python docs/results/methods/draw.py FOLDER          FOLDER: what `superrl compare plan.yaml --out FOLDER` made
 
-One small picture an arm (validation accuracy over steps, a thin line a seed, SFT, GRPO and superrl behind it in grey), a
-table of all in README.md here, and on the page of each method the text between its `measured` marks. Needs the extra
+One small picture an arm (validation accuracy over steps, a thin line a seed; SFT, GRPO and superrl behind it), a table
+of all in README.md here, and on the page of each method the text between its `measured` marks. Needs the extra
 `compare`. Leaves out statistics: three untuned seeds say how a method behaves, not how good it is.
 """
 
@@ -104,7 +104,7 @@ def write_page(page: Path, arms: list[str], runs: dict[str, list[Path]]) -> None
     ends = "; ".join(f"`{arm}` {told(arm, runs[arm])}" for arm in arms)
     words = (
         f"Test accuracy at the end, in %, mean and three seeds: {ends}. One small family, one untuned learning rate\n"
-        "([plan](../results/methods/PLAN.md), [all methods](../results/methods/README.md)): how it behaves, not how good it is."
+        "([plan](../results/methods/PLAN.md), [all](../results/methods/README.md)): how it behaves, not how good it is."
     )
     block = "\n".join([START, "", *shown, "", words, "", END])
     if END in text:

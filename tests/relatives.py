@@ -121,10 +121,9 @@ def losses(one: Method, plan: Plan, model: torch.nn.Parameter) -> list[torch.Ten
             return torch.tensor(values, dtype=torch.float64).repeat_interleave(sizes)
 
         logp = torch.cat([row.logp for row in rows])
-        sft = [sample.stream == "sft" for sample in update.samples]  # the learner keeps no older policy for it
         view = View(
             logp=logp,
-            logp_old=torch.cat([r.logp.detach() if s else r.old for r, s in zip(rows, sft, strict=True)]),
+            logp_old=torch.cat([row.old for row in rows]),
             logp_sampler=logp.detach(),
             advantage=spread([sample.advantage[-1] for sample in update.samples]),
             sequence=spread(range(len(rows))).long(),

@@ -114,7 +114,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("allowed", range(3))
-@pytest.mark.parametrize(("owner", "name"), [(Path, "rename"), (checkpoint, "_to_disk"), (shutil, "rmtree")])
+@pytest.mark.parametrize(("owner", "name"), [(Path, "rename"), (checkpoint, "to_disk"), (shutil, "rmtree")])
 def test_a_replaced_one_is_never_away(
     owner: Any, name: str, allowed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,18 @@ PACKAGE = Path(superrl.__file__).parent
 
 LAYERS = (
     {"records", "config", "metrics", "errors"},
-    {"losses", "imitation", "importing", "advantages", "reduction", "balance", "similarity", "telemetry", "visits", "timing"},
+    {
+        "losses",
+        "imitation",
+        "importing",
+        "advantages",
+        "reduction",
+        "balance",
+        "similarity",
+        "telemetry",
+        "visits",
+        "timing",
+    },
     {"packing", "methods", "data", "rewards", "tasks", "models", "text"},
     {"sampling", "learner", "rollout", "position", "summary"},
     {"checkpoint", "runfolder", "signals", "report", "show", "doctor", "inspection"}

@@ -65,8 +65,8 @@ def test_a_lost_token_gives_a_finite_ratio():
 def test_a_capped_weight_by_hand_and_no_token_loses_its_gradient():
     logp, old = double(-0.1, -3.0, -1.0, grad=True), double(-2.1, -1.0, -1.0)
     advantage = double(1.0, 1.0, -2.0)
-    loss = clipped_weight(logp, old, advantage, clip_high=1.5)
-    weight = double(2.5, math.exp(-2.0), 1.0)  # e^2 = 7.4 is capped, e^-2 is not: there is no lower bound
+    loss = clipped_weight(logp, old, advantage, clip_high=0.5)
+    weight = double(1.5, math.exp(-2.0), 1.0)  # e^2 = 7.4 is capped, e^-2 is not: there is no lower bound
     torch.testing.assert_close(loss, -weight * advantage * logp, rtol=1e-12, atol=0.0)
     torch.testing.assert_close(gradient(loss, logp), -weight * advantage, rtol=1e-12, atol=0.0)
 
@@ -135,6 +135,9 @@ def test_distillation_is_the_policy_gradient_with_the_teacher_s_log_ratio():
     found = expected(lambda p: distillation(p, p.detach(), reference()), logp, leaf)
     reverse = gradient(logp.exp() * (logp - reference()), leaf)
     torch.testing.assert_close(found, reverse, rtol=1e-12, atol=1e-15)
+    here = double(-1.0, grad=True)
+    at_twice_the_chance = distillation(here, double(-1.0 - math.log(2.0)), double(-0.4))
+    torch.testing.assert_close(gradient(at_twice_the_chance, here), double(-2.0 * 0.6), rtol=1e-12, atol=0.0)
 
 
 def test_wrong_shapes_are_refused():

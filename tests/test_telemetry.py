@@ -51,6 +51,15 @@ def test_dropped_groups_are_represented_by_their_first_rollout():
     assert [(t.tokens, n) for t, n in unseen] == [(BATCH[i].trajectories[0].tokens, 4) for i in (0, 2, 3)]
 
 
+def test_failures_that_a_fallback_trains_in_a_stream_of_its_own_are_represented_too():
+    """The learner's telemetry of rollouts reads stream `pg` alone."""
+    plan = build({"name": "superrl", "fallback": "ngrpo"}, Limits(4, 10)).plan(BATCH, {})
+    assert {s.stream for s in plan.updates[0].samples} == {"pg", "ngrpo"}
+    assert [t.tokens for t, _ in telemetry.untrained(BATCH, plan.updates)] == [
+        BATCH[i].trajectories[0].tokens for i in (0, 2, 3)
+    ]
+
+
 def test_rollout_rows_show_every_kind_of_decision_before_a_second_of_one():
     rows = telemetry.rollout_rows(BATCH, PLAN, 3)
     assert [r["decision"] for r in rows] == ["sft", "pg", "none"]

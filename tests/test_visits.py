@@ -10,7 +10,7 @@ from builders import group, sample
 from small_runs import differences, recipe, rows, run, small_model
 from superrl.methods import build
 from superrl.methods.hooks import Limits
-from superrl.records import Update
+from superrl.records import Decision, Plan, Score, Update
 from superrl.runfolder import RunFolder
 from superrl.visits import shares, visit_rows
 
@@ -23,11 +23,20 @@ BATCH = [
 PLAN = build({"name": "superrl"}, Limits(4, 10)).plan(BATCH, {})
 
 
+def test_a_success_with_the_expert_s_help_is_counted_apart():
+    plain = group([0, 0], experts=[3])
+    helped = replace(plain.trajectories[0], prefix=1, score=Score(1.0, True))
+    one = replace(plain, trajectories=(*plain.trajectories, helped))
+    plan = Plan((), (Decision("none", "?"),))
+    (row,) = visit_rows([one], [one], [], plan)
+    assert (row["n"], row["correct"], row["assisted"], row["values"]) == (2, 0, 1, [0.0, 0.0, 1.0])
+
+
 def test_the_groups_of_a_step_by_hand() -> None:
     drawn = [BATCH[0], BATCH[1], BATCH[3]]
     a, b, c, d = visit_rows(BATCH, drawn, [], PLAN)
     assert a == {
-        "problem_id": "a", "drawn": 7, "n": 4, "correct": 0, "values": [0.0] * 4, "advantages": None,
+        "problem_id": "a", "drawn": 7, "n": 4, "correct": 0, "assisted": 0, "values": [0.0] * 4, "advantages": None,
         "demonstrations": 1, "decision": "sft", "demonstration": 0, "share": 0.25,
         "why": "0 of 4 correct; learns from demonstration 0",
     }  # fmt: skip

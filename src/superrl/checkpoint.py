@@ -72,11 +72,11 @@ def write(root: Path, step: int, fill: Callable[[Path], None], state: Mapping[st
         manifest = {str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": digest(p)} for p in files}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in [*files, partial / MANIFEST, partial]:
-            _to_disk(path)
+            to_disk(path)
         if final.exists():
             final.rename(aside)  # killed between the two renames, `recover` puts it back
         partial.rename(final)
-        _to_disk(root)
+        to_disk(root)
         shutil.rmtree(aside, ignore_errors=True)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -193,7 +193,8 @@ def _read(path: Path) -> Checkpoint:
     return Checkpoint(path, json.loads((path / STATE).read_text()))
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Return when a file or folder has reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

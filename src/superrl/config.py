@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from superrl.errors import UserError, nearest
 
@@ -101,13 +110,23 @@ class RefillConfig(Frozen):
     carry_over: bool = False
 
 
+def _named(value: Any) -> Any:
+    """A reward's name stands for the mapping with that name alone."""
+    if isinstance(value, list):
+        return [{"name": one} if isinstance(one, str) else one for one in value]
+    return {"name": value} if isinstance(value, str) else value
+
+
+RewardSetting = Annotated[Plain | list[Plain] | None, BeforeValidator(_named)]
+
+
 class StageConfig(Frozen):
     """One stage: a method on some data for a number of steps. None means: what recipe, task or preset bring."""
 
     name: str
     method: Plain
     steps: NonNegativeInt
-    reward: Plain | list[Plain] | None = None
+    reward: RewardSetting = None
     prompt: PromptConfig | None = None
     train: str | list[str] | None = None
     from_: Literal["previous", "best", "last", "initial"] = Field("previous", alias="from")
@@ -144,7 +163,7 @@ class EvaluationConfig(Frozen):
     limit: PositiveInt | None = 200
     patience: PositiveInt | None = None
     prompt: PromptConfig | None = None
-    reward: Plain | list[Plain] | None = None
+    reward: RewardSetting = None
     max_new_tokens: PositiveInt | None = None
 
     @model_validator(mode="after")

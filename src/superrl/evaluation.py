@@ -112,7 +112,8 @@ def evaluate_model(
         )
     except ValidationError as error:
         raise UserError(explain(error, EvaluationConfig, "evaluate")) from None
-    workshop = setup.open_workshop(config, setup.Given(reward=function), note=lambda text: None)
+    folder = Path(model) if last else None
+    workshop = setup.open_workshop(config, setup.Given(reward=function), lambda text: None, folder)
     wanted = setup.evaluation(workshop, "test", data, settings, last)
     with wanted.environment.reward:
         sampler = setup.new_sampler(
@@ -124,13 +125,15 @@ def evaluate_model(
 
 
 def _last_stage(model: str) -> StageConfig | None:
-    """The last stage of a run folder's recipe, without a reward that only existed in Python."""
+    """The last stage of a run folder's recipe as the run evaluates it, without a reward that only existed in Python."""
     from superrl.setup import was_given
 
     recipe = Path(model) / "config.yaml"
     if not recipe.is_file():
         return None
-    stage = load(recipe).stages[-1]
+    whole = load(recipe)
+    own = {key: getattr(whole.evaluation, key) for key in ("prompt", "reward", "max_new_tokens")}
+    stage = whole.stages[-1].model_copy(update={key: value for key, value in own.items() if value is not None})
     return stage.model_copy(update={"reward": None}) if was_given(stage.reward) else stage
 
 

@@ -133,6 +133,68 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     return with_adapters(model, config.lora) if config.lora else model
 
 
+def load_classifier(location: str, dtype: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Tokenizer and sequence classifier with one label, of a folder or hub id: a reward model."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(location)
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                location, dtype=getattr(torch, dtype), output_loading_info=True
+            )
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
+        raise UserError(
+            f"reward 'model': {location} does not load as a sequence classifier with its tokenizer "
+            f"({first_line(error)}): give the folder or hub id of one"
+        ) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(
+            f"reward 'model': {location} has no weights for {missing[0]}, so it is no reward model: give one that was "
+            "trained as a sequence classifier"
+        )
+    if model.config.num_labels != 1:
+        raise UserError(
+            f"reward 'model': {location} has {model.config.num_labels} labels, and a reward is one number: give a "
+            "model with one"
+        )
+    return tokenizer, model
+
+
+def classifier_of(model: PreTrainedModel) -> tuple[PreTrainedModel, str]:
+    """The architecture of a classifier with one label around a model's trunk, without weights, and what its one own
+    matrix is called; a family that transformers has none of is refused."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    config = deepcopy(model.config)
+    config.num_labels = 1
+    try:
+        with _quiet(), torch.device("meta"):
+            shell = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"transformers has no sequence classifier for this model ({first_line(error)})") from None
+    trunk = f"{shell.base_model_prefix}."
+    own = [name for name in shell.state_dict() if not name.startswith(trunk)]
+    if len(own) != 1:
+        raise UserError(
+            f"the sequence classifier that transformers has for this model, {type(shell).__name__}, puts more than one "
+            f"matrix on its trunk ({', '.join(own)}): train the reward model from a model of another family"
+        )
+    return shell, own[0]
+
+
 def device(config: ModelConfig) -> torch.device:
     """`auto`: the first CUDA device, else the CPU."""
     import torch

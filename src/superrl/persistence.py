@@ -7,7 +7,7 @@ knows how a folder is written safely; this file knows what is in it. Leaves out 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from superrl import checkpoint
+from superrl import checkpoint, models
 from superrl.errors import RunError
 from superrl.learner.learner import Learner, Progress
 from superrl.position import Position
@@ -60,6 +60,47 @@ def save_model(learner: Learner, tokenizer: PreTrainedTokenizerBase, path: Path)
     weights = {name: tensor.cpu().contiguous() for name, tensor in learner.weights().items()}
     shell.save_pretrained(path, state_dict=weights, max_shard_size="1TB")
     tokenizer.save_pretrained(path)
+
+
+def save_classifier(folder: RunFolder, learner: Learner, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Write the critic whole to the run's folder `name`, as a sequence classifier with one label and its tokenizer.
+
+    Its bias stays behind, for most classifiers have no place for one: scores are the critic's values less a constant.
+    """
+    critic = learner.critic
+    assert critic is not None and critic.trunk is not None, "only a critic with a trunk of its own is a model"
+    shell, last = models.classifier_of(learner.model)
+    weights = {f"{shell.base_model_prefix}.{n}": p for n, p in critic.trunk.state_dict().items()}
+    weights |= {last: critic.head.weight}
+    weights = {n: p.detach().cpu().contiguous() for n, p in weights.items()}
+    if differing := weights.keys() ^ shell.state_dict().keys():
+        raise RunError(f"{type(shell).__name__} names its weights otherwise: {sorted(differing)[0]}")
+    path = folder.path / name
+    partial = path.with_name(f"{name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        shell.config.pad_token_id = _padding(tokenizer, models.declared_ends(learner.model))
+        shell.save_pretrained(partial, state_dict=weights, max_shard_size="1TB")
+        tokenizer.save_pretrained(partial)
+        for file in [*partial.iterdir(), partial]:
+            checkpoint.to_disk(file)
+        shutil.rmtree(path, ignore_errors=True)  # of the same bytes, where a run was continued
+        partial.rename(path)
+        checkpoint.to_disk(folder.path)
+    except OSError as error:
+        raise RunError(f"{path} was not written ({error.strerror or error}): mend that, then --resume") from error
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase, declared: Iterable[int | list[int] | None]) -> int | None:
+    """A token to pad with that ends no answer: a classifier reads its score off the last token that is no padding.
+    None: there is none, and texts are scored one by one."""
+    ends = {tokenizer.eos_token_id}
+    for one in declared:
+        ends |= set(one) if isinstance(one, list) else {one}
+    special = sorted(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+    known = [tokenizer.pad_token_id, tokenizer.unk_token_id, *special]
+    return next((token for token in known if token is not None and token not in ends), None)
 
 
 def load_weights(learner: Learner, path: Path) -> None:

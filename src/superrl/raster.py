@@ -85,7 +85,7 @@ def kind(row: Row, succeeded_before: bool) -> str:
     """Which of KINDS a visit is, given whether an earlier visit of the problem had a correct rollout."""
     n, correct = row["n"], row["correct"]
     if n == 0:
-        return "imitated"
+        return "unjudged" if row.get("assisted") else "imitated"
     if correct is None:
         return "unjudged"
     if correct > 0:

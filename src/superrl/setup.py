@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from superrl import data, models, rewards
@@ -105,6 +106,7 @@ class Workshop:
     tokenizer: PreTrainedTokenizerBase
     given: Given
     note: Callable[[str], None]
+    folder: Path | None = None
 
     def environment(
         self,
@@ -134,7 +136,7 @@ class Workshop:
             Renderer(self.tokenizer, prompt, endings.final),
             SamplingLimits(int(longest), tuple(stop) or tuple(brought.get("stop") or ())),
             temperature,
-            rewards.build(graded),
+            rewards.build(graded, scene=rewards.Scene(prompt, str(self.model.device), self.folder)),
         )
 
     def prepared(self, loaded: data.Loaded, environment: Environment, unverified: str, name: str) -> Prepared:
@@ -171,24 +173,49 @@ def was_given(reward: object) -> bool:
     return isinstance(reward, Mapping) and str(reward.get("name")).startswith(f"python:{GIVEN}.")
 
 
-def build(recipe: Recipe, given: Given | None = None, note: Callable[[str], None] = lambda text: None) -> Session:
-    """Load and check everything; the first thing wrong is a UserError."""
+def build(
+    recipe: Recipe,
+    given: Given | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    folder: Path | None = None,
+) -> Session:
+    """Load and check everything; the first thing wrong is a UserError. `folder` is the run's."""
     for index, stage in enumerate(recipe.stages):  # the cheapest checks first
         build_method(stage.method, Limits(stage.group_size, stage.max_new_tokens or 1), f"stages.{index}.method")
-    workshop = open_workshop(recipe.model, given or Given(), note)
+    workshop = open_workshop(recipe.model, given or Given(), note, folder)
     stages = tuple(_stage(recipe, index, workshop) for index in range(len(recipe.stages)))
     evaluations = tuple(
         evaluation(workshop, split, name, recipe.evaluation, recipe.stages[-1])
         for split, sources in (("validation", recipe.data.validation), ("test", recipe.data.test))
         for name in ([sources] if isinstance(sources, str) else sources or [])
     )
+    _check_awaited(stages, evaluations)
     return Session(recipe, workshop.model, workshop.tokenizer, stages, evaluations)
 
 
-def open_workshop(model: ModelConfig, given: Given, note: Callable[[str], None]) -> Workshop:
-    """Tokenizer and model by their recipe."""
+def open_workshop(
+    model: ModelConfig, given: Given, note: Callable[[str], None], folder: Path | None = None
+) -> Workshop:
+    """Tokenizer and model by their recipe; `folder` is that of the run they are for."""
     tokenizer = models.load_tokenizer(model.name)
-    return Workshop(models.load_model(model), tokenizer, given, note)
+    return Workshop(models.load_model(model), tokenizer, given, note, folder)
+
+
+def _check_awaited(stages: Sequence[Stage], evaluations: Sequence[Evaluation]) -> None:
+    """What a reward waits for must have been written when it is asked."""
+    written: set[str] = set()
+    for stage in stages:
+        if missing := sorted(stage.environment.reward.awaits - written):
+            raise UserError(
+                f"stages.{stage.index}.reward: no stage before it writes run:{missing[0]}; put one with method: "
+                f"{{name: {missing[0]}}} there, or give a path"
+            )
+        written |= {stage.method.keeps} if stage.method.keeps else set()
+    if awaited := sorted({name for one in evaluations for name in one.environment.reward.awaits}):
+        raise UserError(
+            f"evaluation.reward: run:{awaited[0]} is not there yet when the run is first evaluated; name the task's "
+            "own reward there"
+        )
 
 
 def _stage(recipe: Recipe, index: int, workshop: Workshop) -> Stage:
@@ -208,11 +235,18 @@ def _stage(recipe: Recipe, index: int, workshop: Workshop) -> Stage:
         config.method, Limits(config.group_size, environment.limits.max_new_tokens), f"{where}.method"
     )
     assert method.needs <= NEEDS, f"{config.method['name']} needs {method.needs - NEEDS}, which nobody computes"
+    if config.refill is not None and method.rolls_out and not method.takes_refill:
+        raise UserError(
+            f"{where}.refill: {config.method['name']} judges whole batches, which dynamic sampling would sift: "
+            "leave refill out"
+        )
     if method.needs_correct and not environment.reward.gives_correct:
         raise UserError(
             f"{where}.reward never says what is correct, which the gate of {config.method['name']} reads: set "
             "`correct_at`, the value from which a completion counts as correct"
         )
+    if method.keeps:
+        models.classifier_of(workshop.model)
     done = workshop.prepared(loaded, environment, recipe.data.unverified, f"stage {config.name}")
     groups = done.groups
     if not method.rolls_out:

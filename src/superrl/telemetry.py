@@ -73,7 +73,8 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 def of_samples(updates: Sequence[Update]) -> dict[str, float | None]:
     """Mean length of the demonstrations trained on, in tokens."""
-    experts = [sample for update in updates for sample in update.samples if sample.origin == "expert"]
+    samples = [sample for update in updates for sample in update.samples]
+    experts = [sample for sample in samples if sample.origin == "expert" and sample.stream != "value"]
     return {"length/demonstration": mean(float(sum(sample.loss_mask)) for sample in experts)}
 
 
@@ -94,7 +95,7 @@ def all_correct(group: Group) -> bool:
 def untrained(groups: Sequence[Group], updates: Sequence[Update]) -> list[tuple[Trajectory, int]]:
     """The first rollout of every group none of whose rollouts is trained, with how many rollouts it stands for: so that
     telemetry from the learner counts dropped groups too, at a fraction of their cost."""
-    trained = {sample.group for sample in _rollouts(updates)}
+    trained = {sample.group for sample in _rollouts(updates) if sample.stream == "pg"}
     return [
         (g.trajectories[0], len(g.trajectories)) for i, g in enumerate(groups) if i not in trained and g.trajectories
     ]

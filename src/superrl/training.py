@@ -88,7 +88,7 @@ def train(
     folder = runfolder.reopen(path, recipe) if resume else runfolder.create(path)
     progress.note(f"run folder: {path}")
     with listening() as signals:
-        session = setup.build(recipe, Given(reward, problems), progress.note)
+        session = setup.build(recipe, Given(reward, problems), progress.note, folder.path)
         trackers: list[Tracker] = []
         before = torch.get_deterministic_debug_mode()
         try:
@@ -131,6 +131,8 @@ def _run_stages(run: Run, position: Position) -> None:
                 position = replace(position, seconds=time.monotonic() - started)
                 run.tell(told)
             _save(run, position)
+            if stage.method.keeps:
+                persistence.save_classifier(run.folder, run.learner, run.session.tokenizer, stage.method.keeps)
             if _spent(run, position):
                 break
         _write_evaluations(run, _evaluate(run, position, "test"))
@@ -170,7 +172,7 @@ def train_step(run: Run, stage: Stage, position: Position) -> tuple[Position, To
 
 def learn(run: Run, stage: Stage, position: Position, groups: Sequence[Group]) -> tuple[list[Group], Plan, Means]:
     """Decide about the groups and take the updates that follow; the annotated groups, the decisions, what happened."""
-    annotated = run.learner.annotate(groups, stage.method.needs, _teachers(stage, position, groups))
+    annotated = run.learner.annotate(groups, stage.method.needs, _teachers(run, stage, position, groups))
     plan = stage.method.plan(annotated, position.method_state)
     unseen = telemetry.untrained(annotated, plan.updates)
     drift = run.learner.drift([trajectory for trajectory, _ in unseen])
@@ -181,11 +183,14 @@ def learn(run: Run, stage: Stage, position: Position, groups: Sequence[Group]) -
     return annotated, plan, means
 
 
-def _teachers(stage: Stage, position: Position, groups: Sequence[Group]) -> list[tuple[int, ...] | None]:
-    """What the policy reads where it is its own teacher, as tokens; None for the groups that it does not teach."""
+def _teachers(run: Run, stage: Stage, position: Position, groups: Sequence[Group]) -> list[tuple[int, ...] | None]:
+    """What the policy reads where it is its own teacher, as tokens; None for the groups that it does not teach, and
+    where that and a completion would not fit its context."""
     asked = [stage.method.teacher(group, position.method_state) for group in groups]
-    context = stage.environment.renderer.context
-    return [m if m is None else context(g.problem, messages=m) for g, m in zip(groups, asked, strict=True)]
+    render, longest = stage.environment.renderer.context, stage.environment.limits.max_new_tokens
+    contexts = [m if m is None else render(g.problem, messages=m) for g, m in zip(groups, asked, strict=True)]
+    room = models.context_length(run.session.model) - longest
+    return [None if context is None or len(context) > room else context for context in contexts]
 
 
 def describe(

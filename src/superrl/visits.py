@@ -70,13 +70,14 @@ def shares(updates: Iterable[Update], n_groups: int) -> list[float | None]:
 def _row(
     group: Group, name: str, decision: Decision, credits: Sequence[float | None] | None, weight: float | None
 ) -> dict[str, Any]:
-    scores = group.scores
+    scores, own = group.scores, [t.score for t in group.own if t.score is not None]
     judged = bool(scores) and all(score.correct is not None for score in scores)
     return {
         "problem_id": group.problem.id,
         "drawn": group.key[3] + 1,  # keys count a run's steps from 0
-        "n": len(scores),
-        "correct": sum(bool(score.correct) for score in scores) if judged else None,
+        "n": len(own),
+        "correct": sum(bool(score.correct) for score in own) if judged else None,
+        "assisted": len(scores) - len(own),
         "values": [short(score.value) for score in scores],
         "advantages": None if credits is None else [None if c is None else short(c) for c in credits],
         "demonstrations": len(group.demonstrations),

@@ -96,7 +96,7 @@ def _alike(row: Row, text: Row) -> bool:
     close = all(
         a is not None and abs(a - b) <= 1e-5 * max(1.0, abs(b)) for a, b in zip(values, row["values"], strict=False)
     )
-    return len(values) == row["n"] and close and text["decision"] == row["decision"]
+    return len(values) == total(row) and close and text["decision"] == row["decision"]
 
 
 def visit(row: Row, visits: Sequence[Row], text: Row | None) -> list[RenderableType]:
@@ -121,11 +121,17 @@ def decision(row: Row) -> str:
 
 def scored(row: Row) -> str:
     """`8 rollouts, 3 correct; rewards 1 ×3, 0 ×5`."""
-    if not row["n"]:
+    if not total(row):
         return "nothing: this method learns from demonstrations alone"
     drawn = "" if row["drawn"] == row["step"] else f" (in step {row['drawn']})"
     judged = "the reward does not say what is correct" if row["correct"] is None else f"{row['correct']} correct"
-    return f"{row['n']} rollouts{drawn}, {judged}; rewards {counted(row['values'])}"
+    helped = f", {row['assisted']} more with the expert's help" if row.get("assisted") else ""
+    return f"{row['n']} rollouts{drawn}, {judged}{helped}; rewards {counted(row['values'])}"
+
+
+def total(row: Row) -> int:
+    """All rollouts of a visit, those with the expert's help included (older runs had none)."""
+    return int(row["n"]) + int(row.get("assisted", 0))
 
 
 def counted(values: Iterable[float]) -> str:
@@ -139,7 +145,7 @@ def learnt(row: Row) -> str:
     parts = []
     if trained := [a for a in row["advantages"] or [] if a is not None]:
         spread = f"{min(trained):+.2f} to {max(trained):+.2f}" if len(set(trained)) > 1 else f"{trained[0]:+.2f}"
-        parts.append(f"{len(trained)} of {row['n']} rollouts, with advantages {spread}")
+        parts.append(f"{len(trained)} of {total(row)} rollouts, with advantages {spread}")
     if row["decision"] in TAUGHT:
         which = row["demonstration"]
         parts.append("several demonstrations" if which is None else f"demonstration {which} of {row['demonstrations']}")
@@ -169,7 +175,7 @@ def around(row: Row, visits: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def _brief(row: Row) -> str:
-    if not row["n"]:
+    if not total(row):
         outcome = "nothing rolled out"
     elif row["correct"] is None:
         outcome = f"rewards {counted(row['values'])}"
@@ -202,7 +208,7 @@ def _texts(text: Row, row: Row) -> Table:
 def _numbers(row: Row, size: int) -> Table:
     """What visits.jsonl knows of rollouts whose texts were not kept, and how to keep them."""
     table = _grid()
-    pairs = zip(row["values"], row["advantages"] or [None] * row["n"], strict=True)
+    pairs = zip(row["values"], row["advantages"] or [None] * total(row), strict=True)
     for (value, advantage), times in sorted(Counter(pairs).items(), key=lambda entry: -entry[0][0]):
         credit = "" if advantage is None else f"  A {advantage:+.2f}"
         table.add_row(Text("reward", "dim"), Text(f"{value:.2f}{credit}" + (f"  ×{times}" if times > 1 else "")))

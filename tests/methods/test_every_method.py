@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import superrl.methods
-from builders import flat_gradient
 from small_loop import EASY, HARD, Loop, problem
 from superrl.methods import METHODS
 from superrl.methods.fallbacks import FALLBACKS
@@ -23,7 +22,8 @@ from superrl.metrics import Means
 OPTIONS = {
     "yoked": {"counts": [1] * 200},
     "hybrid": {"probe": None},
-    "superrl": {},
+    "relift": {"buffer": 2},
+    "sasr": {"warmup_steps": 1},
 }
 CONFIGS = {name: {"name": name, **OPTIONS.get(name, {})} for name in METHODS}
 CONFIGS |= {f"superrl/{name}": {"name": "superrl", "fallback": name} for name in FALLBACKS if name != "sft"}
@@ -31,15 +31,32 @@ CONFIGS |= {
     "superrl/ppo": {"name": "superrl", "policy": {"baseline": "critic", "std": "batch"}},
     "superrl/kl": {"name": "superrl", "policy": {"kl": {"in": "loss"}, "entropy_bonus": 0.01}},
 }
+CONFIGS["superrl/hint"]["fallback"] = {"name": "hint", "share": 0.2}
 OTHER = problem("other", "q z", "qu", "zoo")
+FINISHED = problem("finished", " ".join(f"!{c}" for c in "abcdefghijklmnopqrst"), "!abc")
+"""After its first byte what chance finds, before it a thing that never happens: what a hint is for."""
+SHOWN = {f"superrl/{name}": name for name in ("distill", "ngrpo", "replay", "zvp")} | {"relift": "sft", "sasr": "pg"}
+SHOWN |= {"prefix-rft": "prefix", "uft": "sft", "ppo": "value", "dyme": "expert"}
+"""Streams that a plan must hold before it shows anything of its method."""
 
 
 def started(name, steps=2, **options):
     """A loop that has taken a few steps, on a mix of prompts with and without demonstrations."""
-    loop = Loop({**CONFIGS[name], **options}, [EASY, HARD, OTHER, replace(EASY, id="bare", demonstrations=())])
+    bare = replace(EASY, id="bare", demonstrations=())
+    loop = Loop({**CONFIGS[name], **options}, [EASY, HARD, OTHER, FINISHED, bare])
+    if name == "superrl/replay":  # a random model ends no answer, so it would have no finished success to remember
+        past = loop.groups[1].demonstrations[0]
+        loop.state = {**loop.state, "memory": {HARD.id: [[past.start, list(past.tokens)]]}}
     for _ in range(steps):
         loop.step()
     return loop
+
+
+def shows(name, plan):
+    """Whether the method's own streams are in the plan, and a hint's rollouts."""
+    samples = [one for update in plan.updates for one in update.samples]
+    hinted = name != "superrl/hint" or any("after 1 expert token" in d.why and d.kind == "sft" for d in plan.decisions)
+    return bool(samples) and hinted and SHOWN.get(name, samples[0].stream) in {one.stream for one in samples}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +68,12 @@ def plans():
         if name not in made:
             loop = started(name)
             _, plan = loop.planned()
+            for _ in range(20):
+                if shows(name, plan):
+                    break
+                loop.step()
+                _, plan = loop.planned()
+            assert shows(name, plan)
             made[name] = (loop, plan, [gradient(loop, update) for update in plan.updates if update.samples])
         return made[name]
 
@@ -65,13 +88,11 @@ def gradient(loop, update, max_tokens=10_000):
     denominators = {s: sum(shares) for s, shares in update.denominators.items()}
     means = Means()
     learner._backward(update.samples, denominators, update, loop.method, means)
-    found = flat_gradient(learner.model)
-    learner.model.zero_grad(set_to_none=True)
-    if learner.critic is not None:
-        critic = [p for _, p in learner.critic.parameters()]
-        found = torch.cat([found, *(p.grad.flatten() for p in critic if p.grad is not None)])
-        for p in critic:
-            p.grad = None
+    parameters = list(learner.model.parameters())
+    parameters += [p for _, p in learner.critic.parameters()] if learner.critic is not None else []
+    found = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])  # a reward model has no policy's
+    for p in parameters:
+        p.grad = None
     return found, {s: means.value(f"loss/{s}") for s in update.denominators}
 
 
@@ -91,6 +112,16 @@ def test_gradient_and_loss_depend_on_neither_pack_size_nor_row_order(plans, name
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_it_takes_several_passes_and_mini_batches(name):
+    loop = started(name, steps=0)
+    loop.learner.schedule = replace(loop.learner.schedule, epochs=2, mini_batches=2)
+    for _ in range(3):
+        loop.step()
+    assert loop.learner.progress.updates > 1 and loop.learner.progress.refused == 0
+    assert all(torch.isfinite(p).all() for _, p in loop.learner.trainable())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_a_plan_is_a_pure_function_of_groups_and_state_and_the_state_is_json(name):
     one, two = started(name), started(name)
     assert one.state == json.loads(json.dumps(one.state)) == two.state
@@ -100,7 +131,7 @@ def test_a_plan_is_a_pure_function_of_groups_and_state_and_the_state_is_json(nam
     assert all(update.denominators for update in plan.updates)
 
 
-LEARNS_ALONE = [n for n in CONFIGS if METHODS[CONFIGS[n]["name"]].rolls_out]
+LEARNS_ALONE = [n for n in CONFIGS if METHODS[CONFIGS[n]["name"]].rolls_out and n != "reward-model"]
 
 
 @pytest.mark.parametrize("name", LEARNS_ALONE)

@@ -301,11 +301,25 @@ def test_failures_that_are_kept_and_pushed_down_are_trained_twice_over_one_denom
 def test_scores_of_hinted_rollouts_are_not_read_by_the_gate():
     one = hinted(visit(), 4, [1, 1, 0, 0])
     kinds = {
-        gate: method("superrl", fallback="hint", gate=gate, **extra).plan([one], {"visits": {}}).decisions[0].kind
+        gate: method("superrl", gate=gate, **extra).plan([one], {"visits": {}}).decisions[0].kind
         for gate, extra in (("reward", {}), ("rate", {"gamma": 0.25}), ("history", {}), ("advantage", {}))
     }
     assert set(kinds.values()) == {"sft"}
-    remembered = method("superrl", fallback="hint", gate="history").after_step(
+    remembered = method("superrl", gate="history").after_step(
         StepRecord(1, {}, ()), [one], {"visits": {}, "memory": {}}
     )
     assert remembered["visits"] == {"a": [0, 4]}
+
+
+@pytest.mark.parametrize("name", ["distill", "ngrpo", "zvp"])
+def test_only_the_policy_s_own_failures_are_its_lesson(name):
+    one = noted(hinted(visit(), 4, [0, 0, 1]), "logp_teacher")
+    assert streams(superrl(name).plan([one], {})) == {name: 4}
+    alone = replace(one, trajectories=one.own)
+    assert superrl(name).plan([one], {}).updates == superrl(name).plan([alone], {}).updates
+
+
+def test_a_micro_batch_without_a_lesson_does_not_ask_for_what_the_lesson_reads():
+    zeros, n = torch.zeros(3), torch.zeros(3, dtype=torch.long)
+    view = View(zeros, zeros, zeros, zeros + 1.0, n, n, n, ("pg", "distill"))
+    assert superrl("distill").token_loss(view).tolist() == [-1.0] * 3

@@ -65,6 +65,24 @@ def test_a_probe_that_comes_again_changes_the_verdict():
         assert state["sparse"] is verdict
 
 
+def test_a_probe_that_is_due_again_before_it_is_done_goes_on():
+    method = hybrid(probe={"prompts": 6, "every": 2})
+    state = method.initial_state()
+    for _ in range(3):
+        state = advance(method, state, [FAILED] * 2)
+    assert state["probed"] == [0, 6] and state["sparse"] is True
+
+
+def test_dynamic_sampling_would_hide_failures_from_a_probe():
+    assert not hybrid().takes_refill and hybrid(probe=None).takes_refill
+
+
+@pytest.mark.parametrize("balance", [{"sft": 0.5}, {"kind": "fixed", "lr": 0.1}])
+def test_an_option_of_the_other_balance_is_refused(balance):
+    with pytest.raises(UserError, match="is read by kind: "):
+        hybrid(balance=balance)
+
+
 def test_s_moves_by_the_closed_form_in_the_magnitude_or_in_the_raw_loss():
     visits = [MIXED, MIXED]
     plan = (method := hybrid(probe=None)).plan(visits, method.initial_state())

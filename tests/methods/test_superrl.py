@@ -210,6 +210,20 @@ def test_an_option_of_another_gate_is_refused(options):
         superrl(**options)
 
 
+@pytest.mark.parametrize("fallback", ["distill", "hint", "zvp"])
+def test_a_fallback_for_failures_wants_the_gate_that_says_so(fallback):
+    with pytest.raises(UserError, match="the advantage gate closes on others too"):
+        superrl(fallback=fallback, gate="advantage", demonstration="first")
+    with pytest.raises(UserError, match="the yoked gate closes"):
+        build({"name": "yoked", "counts": [1], "fallback": fallback}, LIMITS)
+
+
+@pytest.mark.parametrize("policy", [{"baseline": "none", "std": "none"}, {"baseline": "critic", "std": "batch"}])
+def test_a_hint_s_rollouts_are_compared_with_each_other_or_refused(policy):
+    with pytest.raises(UserError, match="fallback: hint compares"):
+        superrl(fallback="hint", policy=policy)
+
+
 def helped(visit, *, reward=1.0):
     """The group with one more rollout that continued two of the expert's tokens."""
     one = replace(trajectory(4, 3, reward, reward == 1.0, seed=9), prefix=2)

@@ -32,7 +32,7 @@ def fair(prompts: list[str], completions: list[str], **columns: list[object]) ->
 
 WRONG = {
     "unknown name": ({"name": "maths"}, "no reward 'maths'; did you mean 'math'?"),
-    "far from any name": ({"name": "zzz"}, "known: choice, exact, math, python:module.function, qa"),
+    "far from any name": ({"name": "zzz"}, "known: choice, exact, math, model, python:module.function, qa"),
     "no name": ({"weight": 1.0}, "has no name"),
     "unknown option": ({"name": "exact", "afer": "x"}, "reward 'exact' has no option 'afer'; did you mean 'after'?"),
     "ill-typed option": ({"name": "exact", "after": 3}, "reward 'exact', option 'after'"),

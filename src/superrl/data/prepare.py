@@ -78,14 +78,16 @@ def prepare(
     unverified: Literal["drop", "keep"],
     stop: Sequence[str] = (),
 ) -> Prepared:
-    """Render and check everything once, before the first step. Without a reward nothing is graded."""
+    """Render and check everything once, before the first step. Without a reward that can score by then nothing is
+    graded."""
     drops = Drops(loaded.dropped)
     cached = None if reward is None else CachedScores(reward)
     problems = loaded.problems if cached is None else _readable(loaded.problems, cached, drops)
     problems, contexts = _fitting(problems, renderer, context_length, drops)
     items = _rendered(problems, contexts, renderer, max_new_tokens, context_length, drops)
     items = _unstopped(items, stop, problems, drops)
-    items = items if cached is None else _scored(items, problems, cached)
+    ready = cached is not None and not cached.reward.awaits  # a model that the run itself trains comes later
+    items = _scored(items, problems, cached) if cached is not None and ready else items
     failing = sum(item.trajectory.score is not None and item.trajectory.score.correct is False for item in items)
     items = _verified(items, problems, drops) if unverified == "drop" else items
     groups = _groups(problems, items)

@@ -4,6 +4,7 @@
     rollouts         logp_ref                     the reference policy, at the rollout's temperature
                      logp_teacher                 the policy after another context, at the rollout's temperature
                      value, value_next            the critic before and after each token
+    both             end_value                    the critic after the whole text, at the last token
 
 Aligned with `tokens`: of a rollout, every drawn token and every token of its prefix has one; all others 0.0. Each model
 goes over its sequences once. Leaves out weights and packs: who computes comes as functions.
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from superrl.methods.hooks import ended
 from superrl.packing.pack import Pack, Tokens
 from superrl.records import Group, Trajectory
 
@@ -63,6 +65,8 @@ def annotate(groups: Sequence[Group], needs: frozenset[str], teachers: Teachers,
             marked = completion(one)
             notes["value"] = tuple(v if here else 0.0 for v, here in zip(values[:-1], marked, strict=True))
             notes["value_next"] = tuple(v if here else 0.0 for v, here in zip(values[1:], marked, strict=True))
+    if "end_value" in needs:
+        _ask_ends(groups, imitated, drawn, models.critic)
     said, done = iter(imitated), iter(drawn)
     return [
         replace(group, demonstrations=_noted(group.demonstrations, said), trajectories=_noted(group.trajectories, done))
@@ -91,6 +95,24 @@ def _ask_policy(
     for i, (logp, *_) in zip(taught, found[len(rows) :], strict=True):
         start = len(rollouts[i].tokens) - (len(logp) - len(contexts[i]))
         drawn[i]["logp_teacher"] = (0.0,) * start + logp[len(contexts[i]) :]
+
+
+def _ask_ends(groups: Sequence[Group], imitated: Sequence[Notes], drawn: Sequence[Notes], critic: Ask) -> None:
+    """What the critic says of whole texts, where a demonstration shows how a text ends."""
+    experts, rollouts = iter(imitated), iter(drawn)
+    todo: list[tuple[Trajectory, Notes, Row]] = []
+    for group in groups:
+        texts = [(one, next(experts)) for one in group.demonstrations]
+        texts += [(one, next(rollouts)) for one in group.trajectories]
+        todo += [(one, notes, _whole(one, group)) for one, notes in texts if group.demonstrations]
+    for (one, notes, _), (values,) in zip(todo, critic([row for *_, row in todo]), strict=True):
+        notes["end_value"] = (*(0.0,) * (len(one.tokens) - 1), values[-1])
+
+
+def _whole(one: Trajectory, group: Group) -> Row:
+    """A text that is over, with a token more, before which the critic is asked."""
+    tokens = ended(one, group.demonstrations[0].tokens[-1])
+    return Row((*tokens, 0), (False,) * len(tokens) + (True,))
 
 
 def completion(one: Trajectory) -> tuple[bool, ...]:

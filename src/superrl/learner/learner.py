@@ -35,8 +35,8 @@ from superrl.records import Group, Sample, Trajectory, Update
 
 MAX_REFUSED = 3
 """Steps in a row that may be refused for a gradient that is not finite, before the run stops."""
-WITHOUT_RATIO = frozenset({"sft", "value"})
-"""Streams whose loss has no ratio to an older policy."""
+WITHOUT_RATIO = frozenset({"value"})
+"""Streams whose loss has no ratio to an older policy, whatever the method."""
 
 
 @dataclass(frozen=True, slots=True)

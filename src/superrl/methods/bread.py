@@ -61,7 +61,7 @@ class Bread(Grpo):
         """GRPO's plan over each group's own rollouts or its branch; D counts what is trained of every group."""
         branches = [self._branch(group) for group in groups]
         trained = [
-            replace(group, trajectories=branch) if branch else group.unassisted
+            replace(group, trajectories=branch) if branch else group
             for group, branch in zip(groups, branches, strict=True)
         ]
         plan = super().plan(trained, state)

@@ -33,7 +33,7 @@ class GateOptions(Frozen):
 
     @model_validator(mode="after")
     def _options_belong_to_their_gate(self) -> GateOptions:
-        if self.gamma and self.gate != "rate":
+        if "gamma" in self.model_fields_set and self.gamma and self.gate != "rate":
             raise ValueError("gamma is read by gate: rate alone")
         if self.exclude_solved and self.gate != "advantage":
             raise ValueError("exclude_solved is read by gate: advantage alone")

@@ -16,11 +16,12 @@ from torch import Tensor
 from superrl.config import Frozen, NonNegativeInt
 from superrl.records import Group, Message, Plan, Request, Sample, State, StepRecord, Trajectory, View
 
-NEEDS = frozenset({"demo_logp", "demo_entropy", "entropy", "logp_ref", "logp_teacher", "value"})
+NEEDS = frozenset({"demo_logp", "demo_entropy", "entropy", "logp_ref", "logp_teacher", "value", "end_value"})
 """What a method may ask of the learner. Under the weights before the step's first update it notes on the demonstrations
 `demo_logp` and `demo_entropy` (per token, nats, temperature 1); on the rollouts `logp_ref` (the reference policy: the
 weights that the stage began with), `logp_teacher` (the policy under the messages of `Method.teacher`), `value` and
-`value_next` (the critic before and after each token; needs `Method.critic`). `entropy` makes the view's differentiable.
+`value_next` (the critic before and after each token; needs `Method.critic`); on both, where a group has demonstrations,
+`end_value` (at the last token: the critic's value of the text as `ended`). `entropy` makes the view's differentiable.
 """
 
 Credit = float | tuple[float, ...]
@@ -54,6 +55,10 @@ class Method:
     """False for purely supervised methods: a batch is then one of problems that have a demonstration."""
     refill_keeps: ClassVar[str] = "mixed"
     """Which groups dynamic sampling keeps for it, unless the recipe names another rule."""
+    keeps: ClassVar[str | None] = None
+    """The run folder's folder to which a stage's end writes the critic, as a model that scores whole texts."""
+    takes_refill: bool = True
+    """False for a method that judges or chooses over whole batches, which dynamic sampling would sift first."""
     needs_correct: ClassVar[bool] = False
     """True if the method reads `Score.correct`: a reward that never sets it is refused before anything runs."""
 
@@ -103,6 +108,13 @@ class Method:
     def after_step(self, record: StepRecord, groups: Sequence[Group], state: State) -> State:
         """The state for the next step: schedules, histories, learned weights."""
         return state
+
+
+def ended(one: Trajectory, end: int) -> tuple[int, ...]:
+    """The tokens of a trajectory as a text that is over: `end` closes it, in place of another token that ended it and
+    where it was cut off. A reward sees no more than that of it."""
+    kept = one.tokens[:-1] if one.stop == "eos" else one.tokens
+    return (*kept, end)
 
 
 def policy_samples(

@@ -3,10 +3,9 @@
     L = w_pg L_PG + w_sft L_SFT,   w = exp(-2 s) with s learned on L + s_pg + s_sft        (`balance.descend`)
 
 A probe of rollouts at the start tells sparse rewards from dense by the share of prompts with a success. Dense: policy
-gradient alone. Sparse: both losses, on rollouts and demonstrations of all prompts. The probe's statistic and threshold
-are unpublished, so options; decay, floor and first s are second-hand. L_PG is signed and about 0 on-policy, so that its
-s runs to the floor whatever is learnt: `signal: magnitude`, the default, balances by (1/D) sum w_t |A_t| instead; `raw`
-is the authors'. Both streams are over N, the step's groups.
+gradient alone. Sparse: both losses, over N, on rollouts and demonstrations of all prompts. Its statistic and threshold
+are unpublished; decay, floor and first s are second-hand. L_PG is signed and about 0 on-policy, so its s runs to the
+floor whatever is learnt: `signal: magnitude` balances by (1/D) sum w_t |A_t| instead; `raw` is the authors'.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ class Hybrid(WithPolicy):
     def __init__(self, options: HybridOptions, limits: Limits) -> None:
         super().__init__(options, limits, options.policy)
         self.options = o = options
+        self.takes_refill = o.probe is None  # a probe counts groups that failed
         self.around = Surroundings(o.demonstration, IMITATION[o.imitation], o.inner, self.policy, limits)
         self.expert = find_fallback("sft", self.around)
 
@@ -48,11 +48,11 @@ class Hybrid(WithPolicy):
 
     def initial_state(self) -> State:
         """s of both streams, and what it would be without data; [solved, seen] of the probe, and its verdict."""
-        probe = {"probed": [0, 0], "sparse": None if self.options.probe else True}
-        return {"s": dict(START), "idle": dict(START), "step": 0, **probe}
+        s, verdict = {"s": dict(START), "idle": dict(START)}, None if self.options.probe else True
+        return {**s, "step": 0, "probed": [0, 0], "sparse": verdict}
 
     def plan(self, groups: Sequence[Group], state: State) -> Plan:
-        """All rollouts, and where rewards are sparse all demonstrations; nothing while the first probe is under way."""
+        """All rollouts, and where rewards are sparse all demonstrations; nothing while the first probe is on."""
         probe = self._probe(groups, state)
         if probe["sparse"] is None:
             return Plan((), tuple(Decision("none", f"{solved_of(group)}; probing") for group in groups))
@@ -67,8 +67,8 @@ class Hybrid(WithPolicy):
         shares, weights = (1.0,) * len(groups), self._weights(state, probe["sparse"])
         streams = {**self.policy.stream_weights, **weights}
         update = Update(tuple(samples), self.policy.streams(shares) | {"sft": shares}, streams)
-        told = {f"weight/{s}": w for s, w in weights.items()} | {"sparse": float(probe["sparse"])}
-        told["magnitude"] = _magnitude(samples) / len(groups)
+        told = {"sparse": float(probe["sparse"]), "magnitude": _magnitude(samples) / len(groups)}
+        told |= {f"weight/{s}": w for s, w in weights.items()}
         told |= {f"weight/{s}_without_data": stream_weight(value) for s, value in state["idle"].items()}
         return Plan((update,), tuple(decisions), told)
 
@@ -95,7 +95,7 @@ class Hybrid(WithPolicy):
     def _probe(self, groups: Sequence[Group], state: State) -> dict[str, Any]:
         """The verdict with this batch counted, if the probe still wants prompts or is due again."""
         probe, (solved, seen) = self.options.probe, state["probed"]
-        if probe is not None and probe.every and state["step"] % probe.every == 0:
+        if probe is not None and probe.every and state["step"] % probe.every == 0 and seen >= probe.prompts:
             solved = seen = 0
         if probe is None or seen >= probe.prompts:
             return {"sparse": state["sparse"], "probed": [solved, seen]}

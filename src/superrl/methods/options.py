@@ -81,6 +81,14 @@ class BalanceOptions(Frozen):
     pg: NonNegativeFloat = 1.0
     sft: NonNegativeFloat = 0.1
 
+    @model_validator(mode="after")
+    def _options_belong_to_their_kind(self) -> BalanceOptions:
+        others = {"signal", "lr", "decay", "bound"} if self.kind == "fixed" else {"pg", "sft"}
+        if unread := sorted(others & self.model_fields_set):
+            other = "learned" if self.kind == "fixed" else "fixed"
+            raise ValueError(f"{unread[0]} is read by kind: {other} alone")
+        return self
+
 
 class HybridOptions(Frozen):
     """`probe: null` mixes from the first step on, without asking."""

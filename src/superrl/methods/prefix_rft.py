@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -22,7 +22,7 @@ from superrl.methods.grpo import GrpoOptions
 from superrl.methods.hooks import Credit, Limits
 from superrl.methods.policy import Std
 from superrl.records import Decision, Group, Plan, Request, Sample, State, Trajectory
-from superrl.reduction import Reduction, weights
+from superrl.reduction import weights
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -31,7 +31,7 @@ class PrefixRftOptions(GrpoOptions):
     """Dr.GRPO's, and the prefix's."""
 
     std: Std = "none"
-    reduction: Reduction = "constant"
+    reduction: Literal["constant"] = "constant"
     high: Share = 0.95
     low_to: Share = 0.05
     schedule_steps: PositiveInt = 500

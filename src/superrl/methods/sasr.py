@@ -44,7 +44,7 @@ class Sasr(Grpo):
 
     name: ClassVar[str] = "sasr"
     Options: ClassVar[type[Frozen]] = SasrOptions
-    refill_keeps: ClassVar[str] = "learnable"
+    takes_refill: bool = False  # on SFT steps there is nothing to keep groups by
 
     def __init__(self, options: SasrOptions, limits: Limits) -> None:
         super().__init__(options, limits)
@@ -92,11 +92,9 @@ class Sasr(Grpo):
         return {**state, **after, "step": step}
 
     def _probability(self, norms: dict[str, Any]) -> float:
-        """P(SFT); what has no norm yet is taken next, to have one."""
+        """P(SFT); 0 where a norm is missing."""
         other = norms["warm-up" if self.options.against == "warm-up" else "pg"]
-        if norms["sft"] is None:
-            return 1.0
-        if other is None:
+        if norms["sft"] is None or other is None:  # no demonstration in the whole warm-up, or no RL step yet
             return 0.0
         weighed = self.options.norm_weight * other
         return float(norms["sft"] / (norms["sft"] + weighed)) if norms["sft"] + weighed else 0.0

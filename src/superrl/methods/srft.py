@@ -21,6 +21,7 @@ from torch import Tensor
 
 from superrl import advantages
 from superrl.config import Frozen
+from superrl.errors import UserError
 from superrl.imitation import IMITATION
 from superrl.methods.experts import One, choose_right, joined, needs_of, refused, right, told
 from superrl.methods.hooks import Limits, Method, policy_samples, sample
@@ -50,6 +51,8 @@ class Srft(Method):
 
     def __init__(self, options: SrftOptions, limits: Limits) -> None:
         super().__init__(options, limits)
+        if limits.group_size < 2:
+            raise UserError("group_size must be at least 2: a demonstration takes the place of one rollout")
         self.options = options
 
     @property

@@ -37,7 +37,7 @@ class SuperRL(WithPolicy):
         super().__init__(options, limits, options.policy)
         self.options = o = options
         self.around = Surroundings(o.demonstration, IMITATION[o.imitation], o.inner, self.policy, limits)
-        self.fallback = find_fallback(o.fallback, self.around)
+        self.fallback = find_fallback(o.fallback, self.around, o.gate)
         keeps = self.policy.keeps_failed if o.failed_rollouts is None else o.failed_rollouts == "keep"
         self.keeps_failed = keeps and o.policy_gradient
 
@@ -51,10 +51,9 @@ class SuperRL(WithPolicy):
         return {"visits": {}, "memory": {}}
 
     def retry(self, groups: Sequence[Group], state: State) -> Mapping[int, Sequence[Request]]:
-        """What the fallback still wants drawn of the groups whose gate is closed."""
-        asked = [self.fallback.retry(group) for group in groups]
-        is_open = self.opened(groups, state) if any(asked) else []
-        return {i: requests for i, requests in enumerate(asked) if requests and not is_open[i]}
+        """What the fallback still wants drawn of the groups on which nothing was earned."""
+        asked = {i: self.fallback.retry(group) for i, group in enumerate(groups) if not group.solved}
+        return {i: requests for i, requests in asked.items() if requests}
 
     def teacher(self, group: Group, state: State) -> Sequence[Message] | None:
         """The fallback's, for a group on which nothing was earned."""

@@ -33,7 +33,7 @@ class Yoked(SuperRL):
     Options: ClassVar[type[Frozen]] = YokedOptions
 
     def __init__(self, options: YokedOptions, limits: Limits) -> None:
-        super().__init__(options, limits)
+        super().__init__(options.model_copy(update={"gate": "yoked"}), limits)
         self.counts = tuple(options.counts)
 
     def initial_state(self) -> State:

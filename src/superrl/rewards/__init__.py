@@ -1,6 +1,7 @@
 """Rewards: problems and completions in, scores out. `build` makes one of what a recipe says.
 
-`REWARDS` is the registry; besides, `python:module.function` names a function of the user's.
+`REWARDS` is the registry; besides, `python:module.function` names a function of the user's, and `model` (or, short,
+`model:PATH`) a reward model.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from superrl.rewards.choice import ChoiceReward
 from superrl.rewards.exact import ExactReward
 from superrl.rewards.function import FunctionOptions, FunctionReward
 from superrl.rewards.mathematics import MathReward
+from superrl.rewards.model import SHORT, ModelReward, Scene
 from superrl.rewards.qa import QaReward
 
-__all__ = ["REWARDS", "CachedScores", "Reward", "RewardConfig", "build", "score_in_workers"]
+__all__ = ["REWARDS", "CachedScores", "Reward", "RewardConfig", "Scene", "build", "score_in_workers"]
 
 REWARDS: dict[str, type[Grader]] = {"math": MathReward, "exact": ExactReward, "choice": ChoiceReward, "qa": QaReward}
 
@@ -28,8 +30,9 @@ RewardConfig = Mapping[str, Any] | str | Callable[..., Any] | Reward | Sequence[
 """`{name: math, ...}`, `"math"`, a function with TRL's signature, a finished reward, or a list of those."""
 
 
-def build(config: RewardConfig, *, processes: int | None = None) -> Reward:
-    """The reward a recipe describes; `processes` bounds the worker processes (default: one a core, at most 8).
+def build(config: RewardConfig, *, processes: int | None = None, scene: Scene | None = None) -> Reward:
+    """The reward a recipe describes; `processes` bounds the worker processes (default: one a core, at most 8), `scene`
+    is the run that a reward model is asked in.
 
     A list, or a weight other than 1, makes a weighted sum. In a list a function's default `correct_at` is dropped when
     another reward says what is correct: a length penalty beside `math` must not have a say in accuracy.
@@ -37,17 +40,17 @@ def build(config: RewardConfig, *, processes: int | None = None) -> Reward:
     if isinstance(config, Reward):
         return config
     if isinstance(config, str | Mapping) or callable(config):
-        reward = build_one(config, processes)
+        reward = build_one(config, processes, scene)
         return reward if weight_of(reward) == 1.0 else weighted([reward])
     if not isinstance(config, Sequence) or not config:
         raise UserError(f"a reward is a mapping with a name, or a list of such, not {config!r}; write {{name: math}}")
-    rewards = [item if isinstance(item, Reward) else build_one(item, processes) for item in config]
+    rewards = [item if isinstance(item, Reward) else build_one(item, processes, scene) for item in config]
     if any(reward.gives_correct and not only_by_default(reward) for reward in rewards):
         rewards = [without_default(reward) if only_by_default(reward) else reward for reward in rewards]
     return weighted(rewards)
 
 
-def build_one(config: Any, processes: int | None) -> Grader:
+def build_one(config: Any, processes: int | None, scene: Scene | None = None) -> Grader:
     """One entry of a list: a name, a mapping, or a function."""
     if callable(config) or isinstance(config, str):
         config = {"name": config}
@@ -61,8 +64,13 @@ def build_one(config: Any, processes: int | None) -> Grader:
         return FunctionReward(resolve(name, "reward", "function"), parse_options(FunctionOptions, options, name), name)
     if name == MathReward.name:
         return MathReward(parse_options(MathReward.Options, options, name), processes)
+    if isinstance(name, str) and name.startswith(SHORT):
+        name, options = ModelReward.name, {"path": name.removeprefix(SHORT), **options}
+    if name == ModelReward.name:
+        return ModelReward(parse_options(ModelReward.Options, options, name), scene or Scene())
     if name not in REWARDS:
-        raise UserError(f"there is no reward {name!r}; {nearest(str(name), [*REWARDS, f'{PREFIX}module.function'])}")
+        known = [*REWARDS, ModelReward.name, f"{PREFIX}module.function"]
+        raise UserError(f"there is no reward {name!r}; {nearest(str(name), known)}")
     return REWARDS[name](parse_options(REWARDS[name].Options, options, name))
 
 

@@ -4,7 +4,7 @@
 completion it cannot read is a wrong answer. What it may raise is a `UserError`, when the recipe or the user's own
 function is at fault.
 
-Leaves out reward models and anything else that needs a network or a device.
+Leaves out models, and anything else that needs a network or a device.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ class Reward(ABC):
     @abstractmethod
     def fingerprint(self) -> Fingerprint | None:
         """What scores depend on besides the problem and the text; None when that cannot be known (then: no cache)."""
+
+    @property
+    def awaits(self) -> frozenset[str]:
+        """The folders of its run that it needs and that a stage writes at its end: before that it scores nothing."""
+        return frozenset()
 
     def reads(self, problem: Problem) -> Any:
         """The part of the problem that its scores depend on, as JSON: with the text it is the key of the cache."""
@@ -137,6 +142,10 @@ class Weighted(Reward):
         if any(fingerprint is None for _, fingerprint in inner):
             return None
         return {"sum": [{"weight": weight, "of": fingerprint} for weight, fingerprint in inner]}
+
+    @property
+    def awaits(self) -> frozenset[str]:
+        return frozenset().union(*(reward.awaits for _, _, reward in self.parts))
 
     def reads(self, problem: Problem) -> Any:
         return [reward.reads(problem) for _, _, reward in self.parts]

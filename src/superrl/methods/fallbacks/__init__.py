@@ -21,8 +21,8 @@ __all__ = ["FALLBACKS", "Fallback", "Lesson", "Surroundings", "find_fallback"]
 FALLBACKS: dict[str, type[Fallback]] = named_classes(__name__, __path__, Fallback)
 
 
-def find_fallback(wanted: str | Mapping[str, Any], around: Surroundings) -> Fallback:
-    """The fallback that `fallback:` names, with its options checked."""
+def find_fallback(wanted: str | Mapping[str, Any], around: Surroundings, gate: str = "reward") -> Fallback:
+    """The fallback that `fallback:` names, with its options checked; `gate` is what closes on a group."""
     values = {"name": wanted} if isinstance(wanted, str) else dict(wanted)
     name = values.pop("name", None)
     if name not in FALLBACKS:
@@ -32,4 +32,9 @@ def find_fallback(wanted: str | Mapping[str, Any], around: Surroundings) -> Fall
         options = kind.Options.model_validate(values)
     except ValidationError as error:
         raise UserError(explain(error, kind.Options, "method.fallback")) from None
+    if kind.for_failures and gate != "reward":
+        raise UserError(
+            f"method.fallback: {name} learns from groups on which nothing was earned, and the {gate} gate closes on "
+            "others too: use gate: reward, or fallback: sft"
+        )
     return kind(options, around)

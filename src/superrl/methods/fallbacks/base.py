@@ -52,6 +52,8 @@ class Fallback:
     Options: ClassVar[type[Frozen]] = Frozen
     streams: ClassVar[tuple[str, ...]] = ()
     """Streams of its own, besides the policy gradient's."""
+    for_failures: ClassVar[bool] = False
+    """True if it only knows what to do with groups on which nothing was earned, so that the gate must be `reward`."""
 
     def __init__(self, options: Frozen, around: Surroundings) -> None:
         self.around = around

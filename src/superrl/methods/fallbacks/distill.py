@@ -52,6 +52,7 @@ class Distill(Fallback):
 
     name: ClassVar[str] = "distill"
     Options: ClassVar[type[Frozen]] = DistillOptions
+    for_failures: ClassVar[bool] = True
     streams: ClassVar[tuple[str, ...]] = ("distill",)
 
     def __init__(self, options: DistillOptions, around: Surroundings) -> None:

@@ -33,11 +33,14 @@ class Hint(Fallback):
 
     name: ClassVar[str] = "hint"
     Options: ClassVar[type[Frozen]] = HintOptions
+    for_failures: ClassVar[bool] = True
 
     def __init__(self, options: HintOptions, around: Surroundings) -> None:
         super().__init__(options, around)
         if around.demonstration == "all" or around.demonstration == "likeliest":
             raise UserError("fallback: hint continues one demonstration: set demonstration: first, random or shortest")
+        if around.policy.options.baseline not in ("group", "leave-one-out") or around.policy.options.std == "batch":
+            raise UserError("fallback: hint compares a group's hinted rollouts: set baseline: group, no std: batch")
         self.demonstration: Chosen = around.demonstration
         self.options = options
 

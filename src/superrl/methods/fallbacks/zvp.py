@@ -33,6 +33,7 @@ class Zvp(Fallback):
 
     name: ClassVar[str] = "zvp"
     Options: ClassVar[type[Frozen]] = ZvpOptions
+    for_failures: ClassVar[bool] = True
     streams: ClassVar[tuple[str, ...]] = ("zvp",)
 
     def __init__(self, options: ZvpOptions, around: Surroundings) -> None:
@@ -47,8 +48,8 @@ class Zvp(Fallback):
     def lesson(self, group: Group, index: int, memory: State) -> Lesson:
         """The group's own rollouts; their advantages are made where the entropy is, in the loss."""
         rewards = [self.around.policy.reward(t) for t in group.own]
-        if group.solved or max(rewards) - min(rewards) > EQUAL:
-            return Lesson((), "some are correct" if group.solved else "the failures' rewards differ")
+        if max(rewards) - min(rewards) > EQUAL:
+            return Lesson((), "the failures' rewards differ")
         scale = self.around.weights([t.length for t in group.own])
         kept = [w if self.around.policy.trains(t) else 0.0 for t, w in zip(group.own, scale, strict=True)]
         samples = policy_samples(group.own, [0.0] * len(rewards), kept, index, stream="zvp", keep_zero=True)

@@ -34,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_model(tmp_path_factory.mktemp("model"))
 
 
-def rlhf(model: Path, *stages: dict[str, Any], **keys: Any) -> Recipe:
+def rlhf(model: Path, /, *stages: dict[str, Any], **keys: Any) -> Recipe:
     evaluation = {"every": 2, "reward": EXACT}
     return recipe(model, *(stages or (SFT, JUDGE, READS)), **{"evaluation": evaluation, **keys})
 

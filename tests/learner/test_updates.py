@@ -100,13 +100,14 @@ def test_with_one_update_only_stale_rollouts_have_a_ratio():
     assert sum(not torch.equal(old, logp) for _, logp, old, _ in found) == 1
 
 
-def test_with_several_updates_all_but_sft_and_value_are_weighed_against_the_policy_before_the_first():
+def test_with_several_updates_all_but_value_are_weighed_against_the_policy_before_the_first():
+    """Demonstrations too: RL-PLUS's loss of them has a ratio."""
     found = seen([streams(version=1), streams(version=1)], version=1)
     first, second = found[:5], found[5:]
     before = {(s, tuple(sampler.tolist())): logp for s, logp, _, sampler in first}
     for stream, logp, old, sampler in second:
         assert not torch.allclose(logp, before[stream, tuple(sampler.tolist())], atol=1e-4), "the policy has moved"
-        if stream in ("sft", "value"):
+        if stream == "value":
             assert torch.equal(old, logp)
         elif torch.equal(old, sampler):
             assert stream == "pg"

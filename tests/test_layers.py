@@ -10,7 +10,7 @@ import superrl
 PACKAGE = Path(superrl.__file__).parent
 
 LAYERS = (
-    {"records", "config", "metrics", "errors"},
+    {"records", "config", "complaint", "metrics", "errors"},
     {
         "losses",
         "imitation",

@@ -343,7 +343,8 @@ def _prompt(text: str | None) -> PromptConfig | None:
         return None
     from pydantic import ValidationError
 
-    from superrl.config import PromptConfig, explain
+    from superrl.complaint import explain
+    from superrl.config import PromptConfig
 
     is_mapping = text.lstrip().startswith(("{system:", "{template:", "{chat:"))
     try:

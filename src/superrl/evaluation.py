@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from superrl.checkpoint import newest
-from superrl.config import EvaluationConfig, ModelConfig, PromptConfig, StageConfig, explain, load
+from superrl.complaint import explain
+from superrl.config import EvaluationConfig, ModelConfig, PromptConfig, StageConfig, load
 from superrl.errors import UserError
 from superrl.learner.copies import named_weights
 from superrl.metrics import mean

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from superrl.config import Frozen, NonNegativeInt, explain, read_yaml
+from superrl.complaint import explain
+from superrl.config import Frozen, NonNegativeInt, read_yaml
 from superrl.errors import UserError
 
 Split = Annotated[float, Field(gt=0.0, lt=1.0)]

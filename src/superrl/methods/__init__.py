@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from superrl.config import explain
+from superrl.complaint import explain
 from superrl.errors import UserError, nearest
 from superrl.importing import PREFIX, resolve
 from superrl.methods.discover import named_classes

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from superrl.config import explain
+from superrl.complaint import explain
 from superrl.errors import UserError, nearest
 from superrl.methods.discover import named_classes
 from superrl.methods.fallbacks.base import Fallback, Lesson, Surroundings

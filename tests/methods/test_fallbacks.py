@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from prefixed import agree, column, hinted, method, noted, streams
 
 from builders import group
+from small_runs import recipe, small_model
 from superrl.errors import UserError
 from superrl.losses import distillation
 from superrl.methods.fallbacks import FALLBACKS
 from superrl.records import StepRecord, View
+from superrl.training import train
 
 WRONG = [False] * 4
 OWN = {"distill": "distill", "ngrpo": "ngrpo", "zvp": "zvp", "replay": "replay", "hint": "pg", "none": None}
@@ -323,3 +325,15 @@ def test_a_micro_batch_without_a_lesson_does_not_ask_for_what_the_lesson_reads()
     zeros, n = torch.zeros(3), torch.zeros(3, dtype=torch.long)
     view = View(zeros, zeros, zeros, zeros + 1.0, n, n, n, ("pg", "distill"))
     assert superrl("distill").token_loss(view).tolist() == [-1.0] * 3
+
+
+def test_a_teacher_that_would_not_fit_the_context_teaches_nothing(tmp_path):
+    """160 positions: the second template leaves no room for a completion, so there is no lesson, and no crash."""
+    model, losses = small_model(tmp_path / "model"), []
+    for n, filler in enumerate(("", "1" * 160)):
+        fallback = {"name": "distill", "template": filler + "{prompt}{demonstration}"}
+        settings = recipe(model, {"method": {"name": "superrl", "fallback": fallback}})
+        out = train(settings, tmp_path / str(n), reward=lambda completions, **columns: [0.0] * len(completions))
+        lines = (out / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line).get("loss/distill") for line in lines])
+    assert any(losses[0]) and not any(losses[1])

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from builders import group
 from relatives import CASES, agree, batch, decided, gradients, method
+from small_runs import letters, recipe, small_model
+from superrl.errors import UserError
 from superrl.records import StepRecord
 from superrl.telemetry import of_decisions, of_groups
+from superrl.training import train
 
 SFT = {"step": 0, "next": "sft", "probability": 1.0, "norms": {"warm-up": None, "sft": None, "pg": None}}
 RL = {**SFT, "next": "pg"}
@@ -139,3 +142,18 @@ def test_nothing_is_rolled_out_on_an_sft_step():
     assert [d.kind for d in plan.decisions] == ["sft", "none"]
     assert of_groups(bare)["reward/mean"] is None and of_decisions(bare, plan.decisions)["switch/fallbacks"] == 1.0
     assert sasr.plan(bare, RL).updates[0].samples == ()  # groups that another step carried over
+
+
+def test_without_a_demonstration_in_the_whole_warm_up_every_step_is_rl():
+    one, lonely = method("sasr", warmup_steps=2), [group([1, 0, 0, 0])]
+    state = one.initial_state()
+    for step in range(4):
+        state = one.after_step(StepRecord(step + 1, {"grad_norm": None}, ()), lonely, state)
+    assert state["next"] == "pg" and state["probability"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["sasr", "hybrid"])
+def test_dynamic_sampling_is_refused_where_whole_batches_are_judged(name, tmp_path):
+    stage = {"method": {"name": name}, "refill": {"cap": 2}}
+    with pytest.raises(UserError, match=rf"stages.0.refill: {name} judges whole batches"):
+        train(recipe(small_model(tmp_path / "model"), stage), tmp_path / "run", reward=letters)

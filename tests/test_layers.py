@@ -19,6 +19,7 @@ LAYERS = (
         "reduction",
         "balance",
         "similarity",
+        "steps",
         "telemetry",
         "visits",
         "timing",

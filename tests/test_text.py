@@ -1,5 +1,7 @@
 """Contexts and demonstrations are made of token ids, once, and read back as the text they were."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,6 +107,16 @@ def test_given_messages_take_the_place_of_the_problem_s_and_are_rendered_like_th
     render = renderer(template="<{prompt}>", system="S")
     hinted = problem("q, hint: 4")
     assert PLAIN.decode(render.context(problem("q"), messages=hinted.messages)) == "S\n\n<q, hint: 4>"
+
+
+@pytest.mark.parametrize("tokenizer", [PLAIN, CHAT])
+def test_what_opens_the_turn_ends_the_context_token_by_token(tokenizer):
+    render = renderer(tokenizer)
+    bare = problem("2+2?")
+    opened = replace(bare, opening="<think>\n")
+    (opening,) = render.encode(["<think>\n"])
+    assert render.context(opened) == render.context(bare) + opening != render.context(bare)
+    assert render.contexts([bare, opened]) == [render.context(bare), render.context(opened)]
 
 
 def test_bos_stands_once_and_eos_not_at_all_before_a_completion():

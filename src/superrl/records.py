@@ -26,23 +26,54 @@ State = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One step of an expert: the `action` that a policy should take, and what stood around it.
+
+    In a solution `lead` is its header as it stood ("2. **Factor** ") and `title` what it announces; `text`, lead and
+    action, is the step as written. For an agent, `thought` is the expert's own (never scored), `observation` what the
+    environment answered, `tool` the program or function that the action calls.
+    """
+
+    action: str
+    lead: str = ""
+    title: str = ""
+    thought: str = ""
+    observation: str = ""
+    tool: str = ""
+
+    @property
+    def text(self) -> str:
+        """The step as it stands in the solution."""
+        return self.lead + self.action
+
+    @property
+    def is_turn(self) -> bool:
+        """Whether it is a turn with an environment, and not a part of one written solution."""
+        return bool(self.observation or self.tool)
+
+
+@dataclass(frozen=True, slots=True)
 class Demonstration:
     """One expert solution, as the policy should have written it; `steps` when it comes cut into actions."""
 
     text: str
-    steps: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
     source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A prompt with its gold answer and the expert solutions joined to it (there may be none)."""
+    """A prompt with its gold answer and the expert solutions joined to it (there may be none).
+
+    `opening` is what the assistant's turn already holds when the policy begins to write: no token of it is drawn.
+    """
 
     id: str
     messages: tuple[Message, ...]
     answer: str | None = None
     demonstrations: tuple[Demonstration, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    opening: str = ""
 
     def __post_init__(self) -> None:
         if not self.messages:

@@ -261,7 +261,8 @@ def _stage(recipe: Recipe, index: int, workshop: Workshop) -> Stage:
 
 def digest_of(groups: Sequence[Group]) -> str:
     """A fingerprint of problems and demonstrations, in order."""
-    told = ((g.problem.id, g.problem.messages, g.problem.answer, [d.text for d in g.demonstrations]) for g in groups)
+    problems = ((g.problem, [d.text for d in g.demonstrations]) for g in groups)
+    told = ((p.id, p.messages, p.answer, texts, *filter(None, [p.opening])) for p, texts in problems)
     return sha256("\n".join(map(repr, told)).encode(errors="replace")).hexdigest()
 
 

@@ -75,7 +75,7 @@ class Renderer:
         return text
 
     def context(self, problem: Problem, *, messages: Sequence[Message] | None = None) -> Tokens:
-        """The token ids a completion follows: the rendered prompt."""
+        """The token ids a completion follows: the rendered prompt, and what opens the assistant's turn."""
         (tokens,) = self._contexts([problem], [self.text(problem, messages=messages)])
         return tokens
 
@@ -111,7 +111,8 @@ class Renderer:
 
     def _contexts(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Tokens]:
         lead = () if self.chat else self._lead  # a chat template writes its own BOS
-        contexts = [lead + ids for ids in self.encode(texts)]
+        openings = self.encode([problem.opening for problem in problems])
+        contexts = [lead + ids + opening for ids, opening in zip(self.encode(texts), openings, strict=True)]
         for problem, tokens in zip(problems, contexts, strict=True):
             if not tokens:
                 raise UserError(f"problem {problem.id!r} renders to no token: give it a prompt")

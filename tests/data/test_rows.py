@@ -7,7 +7,7 @@ import pytest
 from superrl.data.files import Row
 from superrl.data.rows import problems_of
 from superrl.errors import UserError
-from superrl.records import Demonstration, Problem
+from superrl.records import Demonstration, Problem, Step
 
 USER = [{"role": "user", "content": "2+2?"}]
 REPLY = [{"role": "assistant", "content": "4"}]
@@ -30,15 +30,32 @@ def test_our_own_row_by_hand():
         id="q1",
         messages=({"role": "user", "content": "2+2?"},),
         answer="4",
-        demonstrations=(Demonstration("It is 4."), Demonstration("2+2 =4", ("2+2", "=4"), "me")),
+        demonstrations=(Demonstration("It is 4."), Demonstration("2+2 =4", (Step("2+2"), Step("=4")), "me")),
         meta={"level": 3},
     )
 
 
 def test_steps_alone_become_paragraphs():
     assert read(prompt="q", demonstrations=[{"steps": ["a", "b"]}]).demonstrations == (
-        Demonstration("a\n\nb", ("a", "b")),
+        Demonstration("a\n\nb", (Step("a"), Step("b"))),
     )
+
+
+def test_a_step_may_be_an_object_with_what_stood_around_its_action():
+    turn = {"action": "ls", "thought": "look first", "observation": "a.py", "tool": "ls"}
+    titled = {"lead": "2. **Add** ", "title": "Add", "action": "2+2"}
+    (one,) = read(prompt="q", demonstrations=[{"steps": [turn, titled]}]).demonstrations
+    assert one.steps == (
+        Step("ls", thought="look first", observation="a.py", tool="ls"),
+        Step("2+2", "2. **Add** ", "Add"),
+    )
+    assert one.text == "ls\n\n2. **Add** 2+2"
+    assert [step.is_turn for step in one.steps] == [True, False]
+
+
+def test_an_opening_is_no_meta():
+    problem = read(prompt="q", opening="So:", level=2)
+    assert (problem.opening, problem.meta) == ("So:", {"level": 2})
 
 
 @pytest.mark.parametrize(
@@ -113,6 +130,9 @@ def test_blank_demonstrations_are_dropped_and_counted():
         ({"prompt": "q", "demonstrations": [7]}, "a demonstration is a number"),
         ({"prompt": "q", "demonstrations": [{"solution": "x"}]}, "a demonstration is an object, neither text nor"),
         ({"prompt": "q", "demonstrations": [{"steps": "x"}]}, "a demonstration is an object"),
+        ({"prompt": "q", "demonstrations": [{"steps": [{"thought": "x"}]}]}, "a demonstration is an object"),
+        ({"prompt": "q", "demonstrations": [{"steps": [{"action": "x", "tool": 3}]}]}, "a demonstration is an object"),
+        ({"prompt": "q", "opening": 3}, "`opening` is a number, not text"),
         ({"prompt": "q", "demonstrations": [{"text": 4}]}, "a demonstration is an object"),
         ({"prompt": "q", "demonstration": "a", "completion": "b"}, "has both `demonstration` and `completion`"),
         ({"prompt": "q", "completion": REPLY + REPLY}, "has the messages assistant, assistant"),

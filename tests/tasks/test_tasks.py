@@ -77,7 +77,7 @@ def test_every_demonstration_is_its_steps_and_passes_the_verifier(spec: str) -> 
     loaded = load(spec)
     for problem in loaded.problems:
         (demonstration,) = problem.demonstrations
-        assert demonstration.text == "\n".join(demonstration.steps)
+        assert demonstration.text == "\n".join(step.action for step in demonstration.steps)
         assert verify(problem, demonstration.text)
         assert len(demonstration.text) < loaded.defaults["max_new_tokens"]
         assert loaded.defaults["reward"] == {"name": "exact", "after": "#"}

@@ -1,6 +1,7 @@
 """From a row to a Problem: our own columns, and the prompt/completion columns that other trainers' files have.
 
     {"id", "prompt", "answer", "demonstrations": ["text" | {"steps", "text", "source"}]}      ours
+        a step is text, or {"action", "title", "thought", "observation", "tool"}; `opening` begins the answer
     {"prompt", "completion"}   {"messages": [..., the assistant's reply]}                     text or message lists
 
 Whatever else a row has goes to `Problem.meta`, where rewards find it.
@@ -11,15 +12,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
 from superrl.data.files import Row, kind
 from superrl.errors import UserError
-from superrl.records import Demonstration, Message, Problem
+from superrl.records import Demonstration, Message, Problem, Step
 
 EXPERT_COLUMNS = ("demonstrations", "demonstration", "completion")
-OWN_COLUMNS = {"id", "prompt", "answer", "messages", *EXPERT_COLUMNS}
+OWN_COLUMNS = {"id", "prompt", "answer", "messages", "opening", *EXPERT_COLUMNS}
+STEP_KEYS = frozenset({"action", "lead", "title", "thought", "observation", "tool"})
 LOOKS_LIKE = {
     "hotpotqa": {"context", "supporting_facts"},
     "math": {"problem", "solution"},
@@ -83,7 +86,10 @@ def _problem(row: Row, dropped: Counter[str]) -> Problem:
     demonstrations = [_demonstration(item, row) for item in expert]
     kept = tuple(demonstration for demonstration in demonstrations if demonstration.text.strip())
     dropped["empty"] += len(demonstrations) - len(kept)
-    return Problem(row_id(row), messages, answer_text(row), kept, meta)
+    opening = values.get("opening") or ""
+    if not isinstance(opening, str):
+        raise UserError(f"{row.where}: `opening` is {kind(opening)}, not text: write how the answer begins")
+    return Problem(row_id(row), messages, answer_text(row), kept, meta, checked_text(opening, row, "opening"))
 
 
 def _missing_prompt(row: Row) -> str:
@@ -137,12 +143,14 @@ def _demonstration(item: Any, row: Row) -> Demonstration:
     if item is None or isinstance(item, str):
         return Demonstration(checked_text(item or "", row, "demonstrations"))
     if isinstance(item, Mapping) and "role" not in item:
-        steps, text, source = item.get("steps") or (), item.get("text"), item.get("source") or ""
-        listed = isinstance(steps, list | tuple) and all(isinstance(step, str) for step in steps)
-        if listed and isinstance(text, str | None) and isinstance(source, str) and {"steps", "text"} & set(item):
-            whole = "\n\n".join(steps) if text is None else text
-            checked_text(whole + "".join(steps), row, "demonstrations")
-            return Demonstration(whole, tuple(steps), source)
+        listed, text, source = item.get("steps") or (), item.get("text"), item.get("source") or ""
+        steps = [_step(step) for step in listed] if isinstance(listed, list | tuple) else [None]
+        known = [step for step in steps if step is not None]
+        whole_list = len(known) == len(steps)
+        if whole_list and isinstance(text, str | None) and isinstance(source, str) and {"steps", "text"} & set(item):
+            whole = "\n\n".join(step.text for step in known) if text is None else text
+            checked_text("".join([whole, *(part for step in known for part in asdict(step).values())]), row, "steps")
+            return Demonstration(whole, tuple(known), source)
     if isinstance(item, list | tuple) and item:
         messages = _messages(item, row, "completion")
         if len(messages) == 1 and messages[0]["role"] == "assistant":
@@ -156,3 +164,13 @@ def _demonstration(item: Any, row: Row) -> Demonstration:
         f"{row.where}: a demonstration is {kind(item)}, neither text nor an object with `text` or `steps` "
         f"(a list of texts): {item!s:.60}"
     )
+
+
+def _step(value: Any) -> Step | None:
+    """A step of a demonstration: text, or an object with `action`; None if it is neither."""
+    if isinstance(value, str):
+        return Step(value)
+    known = isinstance(value, Mapping) and set(value) <= STEP_KEYS and isinstance(value.get("action"), str)
+    if not known or not all(isinstance(part, str) for part in value.values()):
+        return None
+    return Step(**value)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from superrl.errors import UserError, nearest
-from superrl.records import Demonstration, Problem
+from superrl.records import Demonstration, Problem, Step
 from superrl.tasks import gym
 from superrl.tasks.chain import Chain
 from superrl.tasks.family import Family, Item
@@ -117,7 +117,7 @@ def split_of(question: str) -> Split:
 def problem(name: str, item: Item, steps: tuple[str, ...]) -> Problem:
     """An item as the record every other layer speaks, with these steps for a demonstration (none: without one)."""
     source = "expert" if steps == item.steps else "wrong"
-    demonstration = Demonstration("\n".join(steps), steps=steps, source=source)
+    demonstration = Demonstration("\n".join(steps), steps=tuple(map(Step, steps)), source=source)
     return Problem(
         id=f"{name}-{digest(item.question)[:12]}",
         messages=({"role": "user", "content": item.question},),

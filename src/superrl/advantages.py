@@ -15,6 +15,16 @@ EQUAL = 1e-8
 AdvantageFunction = Callable[[Sequence[float]], tuple[float, ...]]
 
 
+def deviation(rewards: Sequence[float]) -> float:
+    """The population deviation of some rewards; 0.0 of none.
+
+    >>> deviation([1.0, 0.0])
+    0.5
+    """
+    mean = math.fsum(rewards) / len(rewards) if rewards else 0.0
+    return math.sqrt(math.fsum((reward - mean) ** 2 for reward in rewards) / max(len(rewards), 1))
+
+
 def center(rewards: Sequence[float]) -> tuple[float, ...]:
     """A_k = R_k - mean(R): Dr.GRPO (arXiv:2503.20783).
 

@@ -97,14 +97,14 @@ class RefillConfig(Frozen):
     """Dynamic sampling: draw on until `prompts_per_step` groups pass the `keep` rule, at most `cap` times a step.
 
     `keep`: `mixed` (some rollouts correct, some not), `learnable` (mixed, or failed with a demonstration to fall back
-    on), `deviation` (rewards differ by more than `epsilon`), `solved`; None: the method's own rule. If the cap is
-    reached first, the step's N is what was found.
+    on), `deviation` (the rewards' deviation exceeds `epsilon`), `valid-deviation` (that of the rollouts which a format
+    gate let pass), `solved`; None: the method's own rule. If the cap is reached first, the step's N is what was found.
 
     `oversample` multiplies how many prompts a round draws for the groups still missing; with `carry_over` surplus
     groups wait for the next step (their tokens keep the log-probabilities of the policy that drew them).
     """
 
-    keep: Literal["mixed", "learnable", "deviation", "solved"] | None = None
+    keep: Literal["mixed", "learnable", "deviation", "valid-deviation", "solved"] | None = None
     epsilon: NonNegativeFloat = 1e-6
     cap: PositiveInt = 4
     oversample: Annotated[float, Field(ge=1.0)] = 1.0
@@ -122,7 +122,12 @@ RewardSetting = Annotated[Plain | list[Plain] | None, BeforeValidator(_named)]
 
 
 class StageConfig(Frozen):
-    """One stage: a method on some data for a number of steps. None means: what recipe, task or preset bring."""
+    """One stage: a method on some data for a number of steps. None means: what recipe, task or preset bring.
+
+    `order: trajectory` (for `steps:` data) keeps all steps of a trajectory in one batch, of at most `prompts_per_step`
+    problems, so that their contexts are computed once; `shuffled` mixes them. A `validation` of its own judges only
+    this stage: `best` then starts anew.
+    """
 
     name: str
     method: Plain
@@ -130,6 +135,8 @@ class StageConfig(Frozen):
     reward: RewardSetting = None
     prompt: PromptConfig | None = None
     train: str | list[str] | None = None
+    validation: str | list[str] | None = None
+    order: Literal["shuffled", "trajectory"] = "shuffled"
     from_: Literal["previous", "best", "last", "initial"] = Field("previous", alias="from")
     prompts_per_step: PositiveInt = 32
     group_size: PositiveInt = 8
@@ -230,11 +237,17 @@ class Recipe(Frozen):
     def _best_is_known(self) -> Recipe:
         if self.stages[0].from_ != "previous":
             raise ValueError("stages.0.from: the first stage starts from the model, so leave `from` out there")
-        wants_best = next((f"stages.{i}.from: best" for i, s in enumerate(self.stages) if s.from_ == "best"), None)
-        wants_best = wants_best or ("evaluation.patience" if self.evaluation.patience else None)
-        if wants_best and not (self.data.validation and self.evaluation.every):
-            raise ValueError(f"{wants_best} reads validation: name data.validation, with evaluation.every above 0")
+        judged = [bool(self.evaluation.every and self.validation_of(i)) for i in range(len(self.stages))]
+        wanted = {f"stages.{i}.from: best": judged[i - 1] for i, s in enumerate(self.stages) if s.from_ == "best"}
+        wanted |= {"evaluation.patience": all(judged)} if self.evaluation.patience else {}
+        if blind := next((wants for wants, known in wanted.items() if not known), None):
+            raise ValueError(f"{blind} reads validation: name data.validation, with evaluation.every above 0")
         return self
+
+    def validation_of(self, stage: int) -> list[str]:
+        """The sources that judge a stage: its own, else those of the run."""
+        sources = self.stages[stage].validation or self.data.validation or []
+        return [sources] if isinstance(sources, str) else sources
 
     @property
     def steps(self) -> int:

@@ -25,7 +25,7 @@ METRIC_KEYS = (
     "streams/cosine", "streams/update_cosine",
 )  # fmt: skip
 """Every key of a metrics row, in this order; a method may add streams (`loss/S`, `streams/.../S`), and others under
-`method/`."""
+`method/`, a reward its parts under `score/`."""
 
 TIMING_KEYS = (
     "step", "stage", "time/rollout", "time/reward", "time/train", "time/sync", "time/step", "time/cpu",
@@ -75,7 +75,7 @@ def mean(values: Iterable[float]) -> float | None:
 def row(values: Mapping[str, float | int | str | None]) -> dict[str, float | int | str | None]:
     """A complete metrics row: contract keys first, absent and non-finite numbers as None, then the method's own."""
     own = sorted(key for key in values if key not in METRIC_KEYS)
-    unknown = [key for key in own if not key.startswith(("method/", "loss/", "streams/"))]
+    unknown = [key for key in own if not key.startswith(("method/", "loss/", "streams/", "score/"))]
     assert not unknown, f"metric keys missing from METRIC_KEYS: {unknown}"
     return {key: _finite(values.get(key)) for key in [*METRIC_KEYS, *own]}
 

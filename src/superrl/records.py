@@ -98,6 +98,11 @@ class Score:
             if not math.isfinite(number):
                 raise ValueError(f"a score must be made of finite numbers, got {name} = {number}")
 
+    @property
+    def valid(self) -> bool:
+        """Whether the reward's format gate let the completion pass (part `format`); without a gate everything does."""
+        return all(number > 0.0 for name, number in self.parts.items() if name.rpartition("/")[2] == "format")
+
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:

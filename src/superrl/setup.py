@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from superrl import data, models, rewards
 from superrl.config import EvaluationConfig, ModelConfig, PromptConfig, Recipe, StageConfig
+from superrl.data.order import take, take_whole
 from superrl.data.prepare import Prepared, prepare, summary
 from superrl.errors import UserError
 from superrl.learner.learner import Schedule
@@ -54,15 +55,28 @@ class Stage:
         """Its name in the recipe."""
         return self.config.name
 
+    def take(self, start: int, count: int, seed: int) -> list[int]:
+        """The indices of the groups at places start, ... of the stage's order: `count` of them, or in the order of
+        trajectories as many whole ones as fit (at least one)."""
+        if self.config.order == "shuffled":
+            return take(len(self.groups), start, count, seed=seed, stage=self.index)
+        return take_whole(self.blocks, start, count, seed=seed, stage=self.index)
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The trajectory that each group is a step of."""
+        return tuple(str(group.problem.meta["trajectory"]) for group in self.groups)
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One set to evaluate on."""
+    """One set to evaluate on; `stages` are those that it judges (a validation set: those that name it, or no other)."""
 
     split: str
     name: str
     groups: tuple[Group, ...]
     environment: Environment
+    stages: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +89,14 @@ class Session:
     stages: tuple[Stage, ...]
     evaluations: tuple[Evaluation, ...]
 
-    def of(self, split: str) -> list[Evaluation]:
-        """The evaluation sets of a split."""
-        return [evaluation for evaluation in self.evaluations if evaluation.split == split]
+    @property
+    def tests(self) -> list[Evaluation]:
+        """The test sets."""
+        return [one for one in self.evaluations if one.split == "test"]
+
+    def validation(self, stage: int) -> list[Evaluation]:
+        """The sets that judge a stage."""
+        return [one for one in self.evaluations if stage in one.stages]
 
     @property
     def environments(self) -> list[Environment]:
@@ -184,13 +203,25 @@ def build(
         build_method(stage.method, Limits(stage.group_size, stage.max_new_tokens or 1), f"stages.{index}.method")
     workshop = open_workshop(recipe.model, given or Given(), note, folder)
     stages = tuple(_stage(recipe, index, workshop) for index in range(len(recipe.stages)))
-    evaluations = tuple(
-        evaluation(workshop, split, name, recipe.evaluation, recipe.stages[-1])
-        for split, sources in (("validation", recipe.data.validation), ("test", recipe.data.test))
-        for name in ([sources] if isinstance(sources, str) else sources or [])
-    )
+    tests = [evaluation(workshop, "test", name, recipe.evaluation, recipe.stages[-1]) for name in recipe.data.test]
+    evaluations = (*_validations(recipe, workshop), *tests)
     _check_awaited(stages, evaluations)
     return Session(recipe, workshop.model, workshop.tokenizer, stages, evaluations)
+
+
+def _validations(recipe: Recipe, workshop: Workshop) -> list[Evaluation]:
+    """Every set that judges some stage, once for all stages that it judges alike: a stage's own set is evaluated under
+    that stage's prompt, reward and length, the run's set under the last stage's."""
+    judges: dict[tuple[str, int | None], set[int]] = {}
+    for index, stage in enumerate(recipe.stages):
+        for name in recipe.validation_of(index):
+            judges.setdefault((name, index if stage.validation else None), set()).add(index)
+    found = []
+    for (name, own), stages in judges.items():
+        settings = recipe.stages[-1 if own is None else own]
+        one = evaluation(workshop, "validation", name, recipe.evaluation, settings)
+        found.append(replace(one, stages=frozenset(stages)))
+    return found
 
 
 def open_workshop(
@@ -256,6 +287,10 @@ def _stage(recipe: Recipe, index: int, workshop: Workshop) -> Stage:
                 f"{where}: method {config.method['name']} learns from demonstrations, and the data leave none: "
                 f"{summary(done.report)}"
             )
+    if config.order == "trajectory" and any("trajectory" not in group.problem.meta for group in groups):
+        raise UserError(
+            f"{where}.order: trajectory needs steps of trajectories: give `steps:` data, or leave order out"
+        )
     return Stage(index, config, method, groups, environment, _schedule(recipe, config), digest_of(groups))
 
 

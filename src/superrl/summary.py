@@ -11,8 +11,10 @@ from superrl.position import Position
 def summarize(
     evaluations: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, Any]], position: Position
 ) -> dict[str, Any]:
-    """Accuracy at start and end of every test set, validation with its best step, steps, seconds, tokens, switch."""
-    validation = _by_step([e for e in evaluations if e["split"] == "validation"])
+    """Marks at start and end of every test set, validation with its best step, steps, seconds, tokens, switch."""
+    judged = [e for e in evaluations if e["split"] == "validation"]
+    sets = {e["data"] for e in judged if e["step"] == judged[-1]["step"]}  # those of the last stage
+    validation = _by_step([e for e in judged if e["data"] in sets])
     steps = sorted(validation)
     return {
         "test": _ends([e for e in evaluations if e["split"] == "test"]),
@@ -34,18 +36,23 @@ def summarize(
     }
 
 
+def mark(evaluation: Mapping[str, Any]) -> float:
+    """What an evaluation counts for: its accuracy, or the mean reward where nothing is judged."""
+    accuracy = evaluation["accuracy"]
+    return float(evaluation["reward"] if accuracy is None else accuracy)
+
+
 def _ends(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     ends: dict[str, dict[str, Any]] = {}
     for evaluation in rows:
-        ends.setdefault(evaluation["data"], {"start": evaluation["accuracy"]})["final"] = evaluation["accuracy"]
+        ends.setdefault(evaluation["data"], {"start": mark(evaluation)})["final"] = mark(evaluation)
     return ends
 
 
 def _by_step(rows: Sequence[Mapping[str, Any]]) -> dict[int, float | None]:
     marks: dict[int, list[float]] = {}
     for evaluation in rows:
-        mark = evaluation["accuracy"] if evaluation["accuracy"] is not None else evaluation["reward"]
-        marks.setdefault(evaluation["step"], []).append(mark)
+        marks.setdefault(evaluation["step"], []).append(mark(evaluation))
     return {step: sum(values) / len(values) for step, values in marks.items()}
 
 

@@ -11,9 +11,11 @@ from dataclasses import asdict
 from typing import Any
 
 from superrl.metrics import Means, mean
-from superrl.records import Decision, Group, Plan, Sample, Trajectory, Update
+from superrl.records import Decision, Group, Plan, Problem, Sample, Trajectory, Update
 
 TOKEN_COUNTS = ("tokens/trained", "tokens/logical", "tokens/computed")
+STEP_META = ("trajectory", "step", "steps", "title", "tool", "think")
+"""What rollouts.jsonl keeps of the meta of a problem that is one step of an expert's trajectory."""
 
 
 def of_groups(groups: Sequence[Group]) -> dict[str, float | None]:
@@ -41,7 +43,15 @@ def of_groups(groups: Sequence[Group]) -> dict[str, float | None]:
         "length/completion": mean(float(t.length) for t in rollouts),
         "length/truncated_rate": mean(float(t.stop == "length") for t in rollouts),
         "tokens/generated": float(sum(t.length for t in rollouts)),
+        **{f"score/{name}": value for name, value in mean_parts(rollouts).items()},
     }
+
+
+def mean_parts(rollouts: Sequence[Trajectory]) -> dict[str, float | None]:
+    """Each part of the scores, averaged over the rollouts that have it."""
+    scores = [t.score for t in rollouts if t.score is not None]
+    names = sorted({name for score in scores for name in score.parts})
+    return {name: mean(s.parts[name] for s in scores if name in s.parts) for name in names}
 
 
 def of_decisions(groups: Sequence[Group], decisions: Sequence[Decision]) -> dict[str, float | None]:
@@ -134,7 +144,19 @@ def _rollout_row(
         "decision": decision.kind,
         "demonstration": used,
         "why": decision.why,
+        **step_facts(group.problem),
     }  # fmt: skip
+
+
+def step_facts(problem: Problem) -> dict[str, Any]:
+    """What tells one step of an expert's trajectory: the messages before the last, what its answer begins with, the
+    expert's action, and which step of which trajectory it is; nothing for an ordinary problem, whose rows stay as they
+    are."""
+    if "trajectory" not in problem.meta:
+        return {}
+    meta = {key: problem.meta[key] for key in STEP_META if key in problem.meta}
+    earlier = [dict(message) for message in problem.messages[:-1]]
+    return {"earlier": earlier, "opening": problem.opening, "answer": problem.answer, "meta": meta}
 
 
 def _rollouts(updates: Sequence[Update]) -> list[Sample]:

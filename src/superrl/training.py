@@ -18,7 +18,6 @@ import torch
 
 from superrl import checkpoint, models, persistence, runfolder, setup, telemetry
 from superrl.config import Recipe
-from superrl.data.order import take
 from superrl.errors import RunError, UserError
 from superrl.evaluation import evaluate
 from superrl.learner.learner import Learner
@@ -31,9 +30,9 @@ from superrl.report import Listener, Silent
 from superrl.rollout import keyed, refill, retry, roll_out, score
 from superrl.runfolder import RunFolder
 from superrl.sampling.protocol import Sampler
-from superrl.setup import Given, Session, Stage
+from superrl.setup import Evaluation, Given, Session, Stage
 from superrl.signals import Signals, listening
-from superrl.summary import summarize
+from superrl.summary import mark, summarize
 from superrl.timing import Clock
 from superrl.trackers import Tracker, open_trackers, tell
 from superrl.visits import visit_rows
@@ -135,7 +134,7 @@ def _run_stages(run: Run, position: Position) -> None:
                 persistence.save_classifier(run.folder, run.learner, run.session.tokenizer, stage.method.keeps)
             if _spent(run, position):
                 break
-        _write_evaluations(run, _evaluate(run, position, "test"))
+        _write_evaluations(run, _evaluate(run, position, run.session.tests))
     except Exception:
         _rescue(run, position)
         raise
@@ -227,8 +226,8 @@ def collect(run: Run, stage: Stage, position: Position, clock: Clock) -> tuple[l
 
     def draw(count: int, attempt: int) -> list[Group]:
         nonlocal cursor
-        indices = take(len(stage.groups), cursor, count, seed=run.session.recipe.seed, stage=stage.index)
-        cursor += count
+        indices = stage.take(cursor, count, run.session.recipe.seed)
+        cursor += len(indices)
         visit = (run.session.recipe.seed, ROLLOUT, stage.index, position.step, attempt)
         groups = keyed([stage.groups[i] for i in indices], visit)
         if not method.rolls_out:
@@ -302,6 +301,9 @@ def _enter(run: Run, stage: Stage, position: Position) -> Position:
     done = run.learner.progress
     run.learner.begin(stage.schedule, stage.method.critic, _keeps_reference(stage))
     position = position.at_stage(stage.index, stage.method.initial_state(), done.updates, done.refused)
+    judges = run.session.recipe.validation_of
+    if stage.index and judges(stage.index) != judges(stage.index - 1):
+        position = replace(position, best=None, best_step=None, evaluated=-1)
     if run.learner.reference is not None:
         persistence.save_reference(run.folder, run.learner, position)
     run.sampler.load(run.learner.weights(), position.step)
@@ -319,10 +321,10 @@ def _look(run: Run, stage: Stage, position: Position) -> Position:
     recipe, best_before = run.session.recipe, position.best_step
     every, saves = recipe.evaluation.every, recipe.checkpoint.every
     last = position.stage_step == stage.config.steps or _spent(run, position)
-    validates = bool(every) and (position.step % every == 0 or last)
+    validates = bool(every) and (position.step % every == 0 or last or position.evaluated < 0)
     if position.evaluated < position.step and (validates or position.step == 0):
-        rows = _evaluate(run, position, "test") if position.step == 0 else []
-        validation = _evaluate(run, position, "validation") if validates else []
+        rows = _evaluate(run, position, run.session.tests) if position.step == 0 else []
+        validation = _evaluate(run, position, run.session.validation(stage.index)) if validates else []
         _write_evaluations(run, rows + validation)
         position = replace(_judged(position, validation), lengths=run.folder.lengths())
     if position.stage_step and (position.best_step != best_before or (saves and position.step % saves == 0)):
@@ -344,25 +346,25 @@ def _spent(run: Run, position: Position) -> bool:
 def _judged(position: Position, rows: Sequence[Mapping[str, Any]]) -> Position:
     """A better mean validation accuracy (mean reward where nothing is judged) is the new best; the earliest on ties."""
     position = replace(position, evaluated=position.step)
-    if not rows:
+    starts_later = position.step > 0 and position.stage_step == 0  # a stage's first weights have no checkpoint here
+    if not rows or starts_later:
         return position
-    marks = [r["accuracy"] if r["accuracy"] is not None else r["reward"] for r in rows]
-    mark = sum(marks) / len(marks)
-    if position.best is None or mark > position.best:
-        position = replace(position, best=mark, best_step=position.step)
-    if position.stage_best is None or mark > position.stage_best:
-        return replace(position, stage_best=mark, waited=0)
+    found = sum(map(mark, rows)) / len(rows)
+    if position.best is None or found > position.best:
+        position = replace(position, best=found, best_step=position.step)
+    if position.stage_best is None or found > position.stage_best:
+        return replace(position, stage_best=found, waited=0)
     return replace(position, waited=position.waited + 1)
 
 
-def _evaluate(run: Run, position: Position, split: str) -> list[dict[str, Any]]:
-    """A row for every set of a split; nothing is written yet, so that an interruption leaves no half of one."""
+def _evaluate(run: Run, position: Position, sets: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """A row for every set; nothing is written yet, so that an interruption leaves no half of one."""
     rows = []
     k, seed = run.session.recipe.evaluation.k, run.session.recipe.seed
-    for wanted in run.session.of(split):
+    for wanted in sets:
         run.progress.phase("evaluating", len(wanted.groups) * k)
         found = evaluate(wanted.groups, wanted.environment, run.sampler, k=k, seed=seed, heard=run.heard)
-        rows.append({"step": position.step, "split": split, "data": wanted.name, **found})
+        rows.append({"step": position.step, "split": wanted.split, "data": wanted.name, **found})
     return rows
 
 

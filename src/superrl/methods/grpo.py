@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from superrl.config import Frozen
-from superrl.methods.hooks import Limits
+from superrl.methods.hooks import Credit, Limits
 from superrl.methods.mixed import WithPolicy, decide
 from superrl.methods.policy import PolicyOptions
 from superrl.records import Group, Plan, Sample, State, Update
@@ -34,11 +34,15 @@ class Grpo(WithPolicy):
         super().__init__(options, limits, options)
         self.reduction = options.reduction
 
+    def credits(self, groups: Sequence[Group]) -> list[list[Credit]]:
+        """One advantage a rollout, or one a token."""
+        return self.policy.credit(groups)
+
     def plan(self, groups: Sequence[Group], state: State) -> Plan:
         """All rollouts, each with its advantage."""
         samples: list[Sample] = []
         shares, decisions = [], []
-        for index, (group, credits) in enumerate(zip(groups, self.policy.credit(groups), strict=True)):
+        for index, (group, credits) in enumerate(zip(groups, self.credits(groups), strict=True)):
             lengths = [trajectory.length for trajectory in group.trajectories]
             scale = weights(self.reduction, lengths, max_length=self.limits.max_new_tokens)
             trained = self.policy.samples(group, credits, scale, index)

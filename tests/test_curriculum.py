@@ -1,0 +1,97 @@
+"""SFT, SRL and RLVR in one recipe: data, reward, validation and order of each stage's own, and exact resumption."""
+
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from small_runs import TASK, Ends, differences, recipe, rows, small_model
+from superrl.config import Recipe
+from superrl.errors import Interrupted, UserError
+from superrl.training import train
+
+STEPS = f"steps:{TASK}&n=6"
+HELD = f"steps:{TASK}&n=3&split=validation"
+SHAPE = {"max_new_tokens": None}
+STAGES: list[Mapping[str, Any]] = [
+    {"name": "sft", "method": {"name": "sft"}, "train": STEPS, "validation": HELD, **SHAPE},
+    {
+        "name": "srl",
+        "method": {"name": "srl"},
+        "train": STEPS,
+        "validation": HELD,
+        "from": "best",
+        "order": "trajectory",
+        "refill": {"keep": "deviation", "epsilon": 0.02, "cap": 2, "carry_over": True},
+        "steps": 3,
+        "group_size": 4,
+        **SHAPE,
+    },
+    {"name": "rlvr", "method": {"name": "grpo"}, "from": "best", "reward": {"name": "python:small_runs.letters"}},
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model(tmp_path_factory.mktemp("model"))
+
+
+def curriculum(model: Path, **changes: Mapping[str, Any]) -> Recipe:
+    stages = [{**stage, **changes.get(str(stage["name"]), {})} for stage in STAGES]
+    return recipe(model, *stages, evaluation={"every": 1})
+
+
+def test_every_stage_has_data_reward_and_validation_of_its_own(model: Path, tmp_path: Path) -> None:
+    folder = train(curriculum(model), tmp_path / "run")
+    metrics = rows(folder)
+    assert [row["stage"] for row in metrics] == ["sft"] * 2 + ["srl"] * 3 + ["rlvr"] * 2
+    assert ["score/similarity" in row for row in metrics] == [False] * 2 + [True] * 3 + [False] * 2
+    judged = [row for row in rows(folder, "evaluations.jsonl") if row["split"] == "validation"]
+    validated = [(row["step"], row["data"]) for row in judged]
+    assert validated == [(step, HELD) for step in range(6)] + [(step, f"{TASK}&n=3") for step in (5, 6, 7)]
+    trained = {row["stage"] for row in metrics if row["tokens/trained"]}
+    assert trained == {"sft", "srl", "rlvr"}
+
+
+def test_a_new_validation_set_starts_best_anew(model: Path, tmp_path: Path) -> None:
+    """The last stage's marks are accuracies of whole answers: a better likeness of steps before it says nothing."""
+    folder = train(curriculum(model), tmp_path / "run")
+    own = [e for e in rows(folder, "evaluations.jsonl") if e["data"] == f"{TASK}&n=3" and e["step"] > 5]
+    summary = json.loads((folder / "summary.json").read_text())["validation"]
+    assert summary["best"] == max(e["accuracy"] for e in own) and summary["best_step"] in (6, 7)
+    at_start = next(e for e in rows(folder, "evaluations.jsonl") if e["data"] == f"{TASK}&n=3")
+    assert (summary["start"], summary["final"]) == (at_start["accuracy"], own[-1]["accuracy"])
+
+
+def test_in_the_order_of_trajectories_a_batch_is_whole_ones(model: Path, tmp_path: Path) -> None:
+    plain = {"refill": None, "prompts_per_step": 5, "steps": 4}
+    folder = train(curriculum(model, srl=plain), tmp_path / "run")
+    for step in (3, 4, 5, 6):
+        ids = [row["problem_id"] for row in rows(folder, "visits.jsonl") if row["step"] == step]
+        whole = [f"{ids[i].partition('/')[0]}/step-{k}" for i in range(0, len(ids), 2) for k in (1, 2)]
+        assert ids == whole and len(ids) == 4
+
+
+def test_the_order_of_trajectories_needs_trajectories(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stages.2.order: trajectory needs steps of trajectories"):
+        train(curriculum(model, rlvr={"order": "trajectory"}), tmp_path / "run")
+
+
+def test_best_reads_the_validation_of_the_stage_before(model: Path) -> None:
+    blind = {"data": {"train": TASK, "test": []}}
+    with pytest.raises(UserError, match=r"stages.1.from: best reads validation"):
+        recipe(model, STAGES[0] | {"validation": None}, STAGES[1], **blind)
+    assert recipe(model, STAGES[0], STAGES[1], **blind, evaluation={"every": 1}).validation_of(0) == [HELD]
+
+
+def test_a_curriculum_stopped_after_every_step_is_the_same_run(model: Path, tmp_path: Path) -> None:
+    settings = curriculum(model)
+    whole, parts = train(settings, tmp_path / "whole"), tmp_path / "parts"
+    for stopped in range(settings.steps):
+        with pytest.raises(Interrupted):
+            train(settings, parts, progress=Ends(1, by=signal.SIGTERM, kind="step"), resume=stopped > 0)
+    train(settings, parts, resume=True)
+    assert differences(whole, parts) == []

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from small_runs import Ends, Killed, checkpoints, differences, recipe, rows, run, small_model
 from superrl.config import BudgetConfig, Recipe
@@ -73,6 +75,17 @@ def test_reached_at_the_last_step_of_a_stage_it_ends_the_run_there(
     assert [row["stage"] for row in rows(tmp_path / "parts")] == ["rl", "rl"]
     run(recipe(model, *stages), tmp_path / "parts", resume=True)
     assert differences(run(recipe(model, *stages), tmp_path / "whole"), tmp_path / "parts") == []
+
+
+def test_a_stage_of_no_steps_still_follows(model: Path, tmp_path: Path) -> None:
+    """So that `from: best` as the last stage keeps the best model."""
+    stages = [{**SFT, "steps": 3}, {"steps": 9}, {**SFT, "name": "skipped"}, {"name": "best", "steps": 0, "from": "best"}]
+    folder = run(recipe(model, *stages, budget={"tokens": 1}, evaluation={"every": 1}), tmp_path / "run")
+    assert [row["stage"] for row in rows(folder)] == ["sft"] * 3 + ["rl"]
+    best = summary(folder)["validation"]["best_step"]
+    kept = folder / "checkpoints" / f"step-{best:08d}" if best else model
+    final, expected = (load_file(path / "model.safetensors") for path in (checkpoints(folder)[-1], kept))
+    assert best < 4 and all(torch.equal(final[name], expected[name]) for name in final)
 
 
 def test_stages_that_draw_nothing_spend_no_tokens(model: Path, tmp_path: Path) -> None:

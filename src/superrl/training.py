@@ -124,6 +124,8 @@ def _run_stages(run: Run, position: Position) -> None:
     started = time.monotonic() - position.seconds
     try:
         for stage in run.session.stages[position.stage :]:
+            if _spent(run, position) and stage.config.steps and stage.index > position.stage:
+                continue  # a stage of no steps costs nothing: `from: best` keeps the best model
             position = _enter(run, stage, position)
             while not _finished(run, stage, position := _look(run, stage, position)):
                 position, told = train_step(run, stage, position)
@@ -132,8 +134,6 @@ def _run_stages(run: Run, position: Position) -> None:
             _save(run, position)
             if stage.method.keeps:
                 persistence.save_classifier(run.folder, run.learner, run.session.tokenizer, stage.method.keeps)
-            if _spent(run, position):
-                break
         _write_evaluations(run, _evaluate(run, position, run.session.tests))
     except Exception:
         _rescue(run, position)

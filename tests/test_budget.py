@@ -79,7 +79,8 @@ def test_reached_at_the_last_step_of_a_stage_it_ends_the_run_there(
 
 def test_a_stage_of_no_steps_still_follows(model: Path, tmp_path: Path) -> None:
     """So that `from: best` as the last stage keeps the best model."""
-    stages = [{**SFT, "steps": 3}, {"steps": 9}, {**SFT, "name": "skipped"}, {"name": "best", "steps": 0, "from": "best"}]
+    best_kept = {"name": "best", "steps": 0, "from": "best"}
+    stages = [{**SFT, "steps": 3}, {"steps": 9}, {**SFT, "name": "skipped"}, best_kept]
     folder = run(recipe(model, *stages, budget={"tokens": 1}, evaluation={"every": 1}), tmp_path / "run")
     assert [row["stage"] for row in rows(folder)] == ["sft"] * 3 + ["rl"]
     best = summary(folder)["validation"]["best_step"]

@@ -6,11 +6,11 @@ where problems come from (data).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
+from superrl.advantages import deviation
 from superrl.config import RefillConfig
 from superrl.records import Group, Request, Trajectory
 from superrl.rewards import Reward
@@ -72,7 +72,7 @@ def score(groups: Sequence[Group], environment: Environment) -> list[Group]:
     """The groups with every unscored rollout scored, in one call of the reward."""
     todo = [(g, t) for g, group in enumerate(groups) for t, one in enumerate(group.trajectories) if one.score is None]
     problems = [groups[g].problem for g, _ in todo]
-    scores = environment.reward.score(problems, [groups[g].trajectories[t].text for g, t in todo])
+    scores = environment.reward.score_rollouts(problems, [groups[g].trajectories[t] for g, t in todo])
     trajectories = [list(group.trajectories) for group in groups]
     for (g, t), one in zip(todo, scores, strict=True):
         trajectories[g][t] = replace(trajectories[g][t], score=one)
@@ -163,12 +163,12 @@ def is_learnable(group: Group, epsilon: float) -> bool:
 
 def deviates(group: Group, epsilon: float) -> bool:
     """The population deviation of the rewards exceeds epsilon (SRL, arXiv:2510.25992); those of none do not."""
-    values = [score.value for score in group.scores]
-    if not values:
-        return False
-    mean = sum(values) / len(values)
-    variance = sum((v - mean) ** 2 for v in values) / len(values)
-    return math.sqrt(variance) > epsilon
+    return deviation([score.value for score in group.scores]) > epsilon
+
+
+def valid_deviate(group: Group, epsilon: float) -> bool:
+    """The same among the rollouts that the reward's format gate let pass: one refusal alone lifts any deviation."""
+    return deviation([score.value for score in group.scores if score.valid]) > epsilon
 
 
 def is_solved(group: Group, epsilon: float) -> bool:
@@ -180,5 +180,6 @@ KEEP: dict[str, Callable[[Group, float], bool]] = {
     "mixed": is_mixed,
     "learnable": is_learnable,
     "deviation": deviates,
+    "valid-deviation": valid_deviate,
     "solved": is_solved,
 }

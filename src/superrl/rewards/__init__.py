@@ -1,7 +1,7 @@
 """Rewards: problems and completions in, scores out. `build` makes one of what a recipe says.
 
-`REWARDS` is the registry; besides, `python:module.function` names a function of the user's, and `model` (or, short,
-`model:PATH`) a reward model.
+`REWARDS` is the registry of those that grade answers; besides, `step_similarity` compares an expert's actions with the
+policy's, `python:module.function` names a function of the user's, and `model` (or, short, `model:PATH`) a reward model.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from superrl.rewards.function import FunctionOptions, FunctionReward
 from superrl.rewards.mathematics import MathReward
 from superrl.rewards.model import SHORT, ModelReward, Scene
 from superrl.rewards.qa import QaReward
+from superrl.rewards.steps import StepSimilarity
 
 __all__ = ["REWARDS", "CachedScores", "Reward", "RewardConfig", "Scene", "build", "score_in_workers"]
 
@@ -64,12 +65,14 @@ def build_one(config: Any, processes: int | None, scene: Scene | None = None) ->
         return FunctionReward(resolve(name, "reward", "function"), parse_options(FunctionOptions, options, name), name)
     if name == MathReward.name:
         return MathReward(parse_options(MathReward.Options, options, name), processes)
+    if name == StepSimilarity.name:
+        return StepSimilarity(parse_options(StepSimilarity.Options, options, name), processes)
     if isinstance(name, str) and name.startswith(SHORT):
         name, options = ModelReward.name, {"path": name.removeprefix(SHORT), **options}
     if name == ModelReward.name:
         return ModelReward(parse_options(ModelReward.Options, options, name), scene or Scene())
     if name not in REWARDS:
-        known = [*REWARDS, ModelReward.name, f"{PREFIX}module.function"]
+        known = [*REWARDS, StepSimilarity.name, ModelReward.name, f"{PREFIX}module.function"]
         raise UserError(f"there is no reward {name!r}; {nearest(str(name), known)}")
     return REWARDS[name](parse_options(REWARDS[name].Options, options, name))
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from superrl.errors import UserError, nearest
-from superrl.records import Problem, Score
+from superrl.records import Problem, Score, Trajectory
 
 Fingerprint = Mapping[str, Any]
 """JSON that changes whenever the scores might: name, options, versions, and the source of the code that scores."""
@@ -49,6 +49,10 @@ class Reward(ABC):
     @abstractmethod
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Score]:
         """One score a completion, in order; `problems[i]` is the problem of `completions[i]`."""
+
+    def score_rollouts(self, problems: Sequence[Problem], trajectories: Sequence[Trajectory]) -> list[Score]:
+        """As `score`, of rollouts: for a reward that reads more of one than its text (how it ended, say)."""
+        return self.score(problems, [trajectory.text for trajectory in trajectories])
 
     @property
     @abstractmethod
@@ -125,6 +129,10 @@ class Weighted(Reward):
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Score]:
         columns = [reward.score(problems, completions) for _, _, reward in self.parts]
+        return [self._sum(row) for row in zip(*columns, strict=True)]
+
+    def score_rollouts(self, problems: Sequence[Problem], trajectories: Sequence[Trajectory]) -> list[Score]:
+        columns = [reward.score_rollouts(problems, trajectories) for _, _, reward in self.parts]
         return [self._sum(row) for row in zip(*columns, strict=True)]
 
     def _sum(self, row: Sequence[Score]) -> Score:

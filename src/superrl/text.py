@@ -87,9 +87,10 @@ class Renderer:
         """The expert's solution after the problem's context, ended by EOS, as one trainable sequence."""
         return self.expert(self.context(problem), demonstration.text, self.encode([demonstration.text])[0])
 
-    def expert(self, context: Tokens, text: str, completion: Tokens) -> Trajectory:
-        """A demonstration from ids already made. Text that brings its own end-of-sequence token gets no second one."""
-        ended = completion if completion[-1:] == (self.eos_id,) else (*completion, self.eos_id)
+    def expert(self, context: Tokens, text: str, completion: Tokens, *, stopped: bool = False) -> Trajectory:
+        """A demonstration from ids already made. Text that brings its own end-of-sequence token gets no second one, and
+        what a stop string has `stopped` gets none, as a rollout would not."""
+        ended = completion if stopped or completion[-1:] == (self.eos_id,) else (*completion, self.eos_id)
         tokens = context + ended
         return Trajectory(
             tokens=tokens,
@@ -97,6 +98,7 @@ class Renderer:
             logp_sampler=(0.0,) * len(tokens),
             text=text,
             origin="expert",
+            stop="stop" if stopped else "eos",
         )
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:

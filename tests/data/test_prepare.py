@@ -49,10 +49,12 @@ def problem(name: str, *demonstrations: str, prompt: str = "q", answer: str | No
 
 
 def run(
-    *problems: Problem, reward=EXACT, length=20, context=200, unverified="drop", renderer=RENDERER, **kw
+    *problems: Problem, reward=EXACT, length=20, context=200, unverified="drop", renderer=RENDERER, stop=(), **kw
 ) -> Prepared:
     loaded = Loaded(tuple(problems), **kw)
-    return prepare(loaded, renderer, reward, max_new_tokens=length, context_length=context, unverified=unverified)
+    return prepare(
+        loaded, renderer, reward, max_new_tokens=length, context_length=context, unverified=unverified, stop=stop
+    )
 
 
 def kept(prepared: Prepared) -> dict[str, list[str]]:
@@ -117,6 +119,21 @@ def test_the_limits_count_eos_and_are_inclusive(size, limit):
     prompt = len(RENDERER.context(problem("p")))
     prepared = run(problem("p", text), reward=None, context=prompt + limit)
     assert bool(prepared.groups[0].demonstrations) == (size + 1 <= limit)
+
+
+def test_a_stop_string_at_the_end_ends_a_demonstration_and_one_inside_drops_it():
+    shown = problem("p", "#4\n", "#4", "1\n#4", "1\n\n", "#4;", "a;;b")
+    prepared = run(shown, reward=None, stop=["\n", ";;"])
+    assert kept(prepared) == {"p": ["#4\n", "#4", "#4;"]} and prepared.report.dropped == {"stop_inside": 3}
+    ends = [(t.stop, t.tokens[-1] == RENDERER.eos_id, t.length) for t in prepared.groups[0].demonstrations]
+    assert ends == [("stop", False, 3), ("eos", True, 3), ("eos", True, 4)]
+    assert "3 with a stop string inside" in summary(prepared.report)
+    assert kept(run(problem("p", "#4\n"), reward=None, stop=["\n"], length=3)) == {"p": ["#4\n"]}, "no room for EOS"
+
+
+def test_reasons_that_only_a_source_knows_are_told_in_its_words():
+    report = run(problem("p"), dropped={"one_step": 2, "odd_shape": 1}).report
+    assert reasons(report) == {"one_step": "2 of one step, which is no target", "odd_shape": "1 odd shape"}
 
 
 def test_a_prompt_needs_room_for_one_token():

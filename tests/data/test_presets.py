@@ -41,7 +41,7 @@ def test_gsm8k_by_hand():
     assert problem.answer == "1050"
     (demonstration,) = problem.demonstrations
     assert demonstration.text == ("She has 3*400 = 1200 pins.\nThen 1200-150=$1050 stay.\nThe answer is \\boxed{1050}.")
-    assert demonstration.steps == tuple(demonstration.text.split("\n"))
+    assert [step.text for step in demonstration.steps] == demonstration.text.split("\n")
     assert problem.meta == {}
 
 
@@ -75,7 +75,11 @@ def test_hotpotqa_in_both_layouts():
         "Question: Which green plant grows near ferns?"
     )
     assert problem.demonstrations[0].text == "Moss: Moss is green.\nOak: Oaks are tall.\nAnswer: moss"
-    assert problem.demonstrations[0].steps == ("Moss: Moss is green.", "Oak: Oaks are tall.", "Answer: moss")
+    assert [step.text for step in problem.demonstrations[0].steps] == [
+        "Moss: Moss is green.",
+        "Oak: Oaks are tall.",
+        "Answer: moss",
+    ]
     assert problem.meta == {"type": "bridge"}
 
 

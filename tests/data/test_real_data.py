@@ -47,8 +47,9 @@ def test_hotpotqa_s_supporting_sentences_are_in_the_prompt():
         titles = [part for part in problem.prompt.split("\n\n")[:-1] if part]
         assert len(titles) == 2
         for step in problem.demonstrations[0].steps[:-1]:
-            starts = [i + 2 for i in range(len(step)) if step.startswith(": ", i)]  # titles may hold a colon, too
-            assert any(step[start:] in problem.prompt for start in starts)
+            text = step.text
+            starts = [i + 2 for i in range(len(text)) if text.startswith(": ", i)]  # titles may hold a colon, too
+            assert any(text[start:] in problem.prompt for start in starts)
 
 
 def test_a_raw_file_without_its_preset_says_which_one_to_use():

@@ -1,7 +1,8 @@
 """Problems from anywhere: `load(["tasks:chain", "rows.jsonl", "gsm8k:train.jsonl", "hf:owner/name"], "train")`.
 
 A source is one of `tasks:SPEC`, a file, a preset, `PRESET:FILE` or `hf:ID`; all but tasks take `?split=` (hub) and
-`?rows=START:STOP`. Demonstrations are joined to their prompts here; whether they fit and pass is `prepare`'s question.
+`?rows=START:STOP`. `steps:SOURCE` is every step of their demonstrations as a problem of its own. Demonstrations are
+joined to their prompts here; whether they fit and pass is `prepare`'s question.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from superrl import tasks
-from superrl.data import files, hub
+from superrl.data import files, hub, steps_source
 from superrl.data.files import Row
 from superrl.data.presets import PRESETS, Preset
+from superrl.data.query import chosen_rows, parse_query, refuse_unknown
 from superrl.data.rows import problems_of
 from superrl.errors import UserError, nearest
 from superrl.records import Problem
@@ -52,19 +54,23 @@ def _load_one(name: str, split: Split) -> Loaded:
     if name.startswith("tasks:"):
         made = tasks.load(name.removeprefix("tasks:"), split)
         return Loaded(made.problems, made.defaults)
-    place, options = _query(name)
+    if name.startswith(steps_source.PREFIX):
+        place, query = parse_query(name)
+        stepped = steps_source.load(name, place.removeprefix(steps_source.PREFIX), query, split, _load_one)
+        return Loaded(stepped.problems, stepped.defaults, stepped.dropped)
+    place, options = parse_query(name)
     preset_name, _, path = place.partition(":")
     if place.startswith("hf:"):
         rows = hub.read_rows(path, options.pop("split", split), options.pop("config", None))
-        return _from_rows(name, _slice(rows, name, options), options)
+        return _from_rows(name, chosen_rows(rows, name, options), options)
     if preset_name in PRESETS:
         preset = PRESETS[preset_name]
         rows = files.read_rows(path) if path else _hub_rows(preset_name, preset, split, options)
-        return _from_preset(name, preset, _slice(rows, name, options), options)
+        return _from_preset(name, preset, chosen_rows(rows, name, options), options)
     if not files.is_file_name(place) and "/" not in place:
         known = nearest(preset_name, PRESETS)
         raise UserError(f"{name!r} is no source of data: give tasks:NAME, a file, hf:ID or a preset ({known})")
-    return _from_rows(name, _slice(files.read_rows(place), name, options), options)
+    return _from_rows(name, chosen_rows(files.read_rows(place), name, options), options)
 
 
 def _common_defaults(every: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -83,13 +89,13 @@ def _common_defaults(every: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any]
 
 
 def _from_rows(name: str, rows: Sequence[Row], options: Mapping[str, str]) -> Loaded:
-    _refuse_unknown(name, options, ())
+    refuse_unknown(name, options, ())
     dropped: Counter[str] = Counter()
     return Loaded(tuple(problems_of(rows, dropped)), {}, dropped)
 
 
 def _from_preset(name: str, preset: Preset, rows: Sequence[Row], options: Mapping[str, str]) -> Loaded:
-    _refuse_unknown(name, options, preset.options)
+    refuse_unknown(name, options, preset.options)
     return Loaded(tuple(preset.convert(row, options) for row in rows), preset.defaults)
 
 
@@ -99,37 +105,6 @@ def _hub_rows(name: str, preset: Preset, split: Split, options: dict[str, str]) 
         known = " and ".join(preset.splits.values())
         raise UserError(f"{name} has no {split} split, only {known}: hold rows out, as in {name}?split=train[-500:]")
     return hub.read_rows(preset.hub, wanted, preset.config)
-
-
-def _query(name: str) -> tuple[str, dict[str, str]]:
-    """`place?key=value&...` taken apart."""
-    place, _, query = name.partition("?")
-    options: dict[str, str] = {}
-    for pair in filter(None, query.split("&")):
-        key, equals, value = pair.partition("=")
-        if not equals or not value or key in options:
-            raise UserError(f"{name} has {pair!r} where one key=value is expected")
-        options[key] = value
-    return place, options
-
-
-def _slice(rows: Sequence[Row], name: str, options: dict[str, str]) -> Sequence[Row]:
-    """`rows=START:STOP`, counted from 0, as in Python."""
-    if "rows" not in options:
-        return rows
-    start, colon, stop = options.pop("rows").partition(":")
-    if not colon or not all(part.removeprefix("-").isdecimal() or not part for part in (start, stop)):
-        raise UserError(f"{name}: rows must read START:STOP, e.g. rows=0:500 or rows=-500:")
-    chosen = rows[int(start) if start else None : int(stop) if stop else None]
-    if not chosen:
-        raise UserError(f"{name} chooses none of its {len(rows)} rows: change `rows`")
-    return chosen
-
-
-def _refuse_unknown(name: str, options: Mapping[str, str], own: Sequence[str]) -> None:
-    for key in options:
-        if key not in own:
-            raise UserError(f"{name} has the unknown parameter {key!r}: {nearest(key, ('rows', *own))}")
 
 
 def _refuse_twins(names: Sequence[str], parts: Sequence[Loaded]) -> None:

@@ -1,4 +1,4 @@
-"""Rows of a local file: JSON lines (plain, .gz or .xz), one JSON array, or parquet.
+"""Rows of a local file: JSON lines (plain, .gz or .xz), one JSON array, one JSON object (a `.traj`), or parquet.
 
 Every way a file can be bad ends in one sentence that names the file, the line and what to do.
 """
@@ -15,7 +15,9 @@ from typing import Any, NamedTuple, TextIO
 
 from superrl.errors import UserError
 
-JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+WHOLE_SUFFIXES = (".json", ".traj")
+"""Files that may hold a single object, on as many lines as it likes."""
+JSON_SUFFIXES = (".jsonl", ".ndjson", *WHOLE_SUFFIXES)
 PACKED = ("", ".gz", ".xz")
 SUFFIXES = (*(name + packed for name in JSON_SUFFIXES for packed in PACKED), ".parquet")
 
@@ -65,6 +67,9 @@ def _json_rows(path: Path, name: str) -> Iterator[Row]:
         if first.lstrip().startswith("["):
             yield from _array(lines.read(), name)
             return
+        if name.removesuffix(".gz").removesuffix(".xz").endswith(WHOLE_SUFFIXES) and not _is_json(first):
+            yield Row(_one_object(lines.read(), name), name, 1)
+            return
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield Row(_object(line, name, number), name, number)
@@ -80,6 +85,24 @@ def _array(text: str, name: str) -> Iterator[Row]:
         if not isinstance(item, dict):
             raise UserError(f"{name}, item {number} is {kind(item)}, not an object: every row is {{...}}")
         yield Row(item, name, number)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _one_object(text: str, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{name} is not valid JSON ({error}): repair it, or write one object a line") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{name} holds {kind(value)}, not an object or rows of them: is it the right file?")
+    return value
 
 
 def _object(line: str, name: str, number: int) -> dict[str, Any]:

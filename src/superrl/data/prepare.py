@@ -84,8 +84,7 @@ def prepare(
     cached = None if reward is None else CachedScores(reward)
     problems = loaded.problems if cached is None else _readable(loaded.problems, cached, drops)
     problems, contexts = _fitting(problems, renderer, context_length, drops)
-    items = _rendered(problems, contexts, renderer, max_new_tokens, context_length, drops)
-    items = _unstopped(items, stop, problems, drops)
+    items = _rendered(problems, contexts, renderer, max_new_tokens, context_length, stop, drops)
     ready = cached is not None and not cached.reward.awaits  # a model that the run itself trains comes later
     items = _scored(items, problems, cached) if cached is not None and ready else items
     failing = sum(item.trajectory.score is not None and item.trajectory.score.correct is False for item in items)
@@ -127,9 +126,15 @@ def reasons(report: Preparation) -> dict[str, str]:
         "stop_inside": "with a stop string inside",
         "unverified": "failed the run's own reward",
         "no_verdict": "not graded in time",
+        "no_steps": "not cut into steps",
+        "one_step": "of one step, which is no target",
+        "no_demonstration": "without a demonstration to take steps from",
+        "empty_action": "steps without an action",
+        "no_other_action": "steps without another action to compare with",
     }
+    worded = {reason: phrases.get(reason, reason.replace("_", " ")) for reason in {**phrases, **report.dropped}}
     return {
-        reason: f"{report.dropped[reason]:,} {words}" for reason, words in phrases.items() if reason in report.dropped
+        reason: f"{report.dropped[reason]:,} {words}" for reason, words in worded.items() if reason in report.dropped
     }
 
 
@@ -173,28 +178,25 @@ def _rendered(
     renderer: Renderer,
     max_new_tokens: int,
     context_length: int | None,
+    stop: Sequence[str],
     drops: Drops,
 ) -> list[Item]:
-    """The demonstrations a rollout could have written, as trajectories."""
+    """The demonstrations a rollout could have written, as trajectories. One that ends with a stop string is over there,
+    without EOS; one with a stop string before its end would have been cut."""
     todo = [(place, demo) for place, problem in enumerate(problems) for demo in problem.demonstrations]
     items = []
     for (place, demo), completion in zip(todo, renderer.encode([demo.text for _, demo in todo]), strict=True):
-        trajectory = renderer.expert(contexts[place], demo.text, completion)
+        stopped = any(demo.text.endswith(text) for text in stop)
+        trajectory = renderer.expert(contexts[place], demo.text, completion, stopped=stopped)
         if renderer.eos_id in completion[:-1]:
             drops.add("eos_inside", problems[place])
+        elif any(text in demo.text[:-1] for text in stop):
+            drops.add("stop_inside", problems[place])
         elif trajectory.length > max_new_tokens or (context_length and len(trajectory.tokens) > context_length):
             drops.add("too_long", problems[place])
         else:
             items.append(Item(place, demo, trajectory))
     return items
-
-
-def _unstopped(items: Sequence[Item], stop: Sequence[str], problems: Sequence[Problem], drops: Drops) -> list[Item]:
-    """Those that no stop string would have ended early."""
-    early = [item for item in items if any(text in item.demonstration.text for text in stop)]
-    for item in early:
-        drops.add("stop_inside", problems[item.place])
-    return [item for item in items if item not in early] if early else list(items)
 
 
 def _scored(items: Sequence[Item], problems: Sequence[Problem], cached: CachedScores) -> list[Item]:

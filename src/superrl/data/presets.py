@@ -17,7 +17,7 @@ from typing import Any
 from superrl.data.files import Row, kind
 from superrl.data.rows import answer_text, checked_text, row_id
 from superrl.errors import UserError
-from superrl.records import Demonstration, Problem
+from superrl.records import Demonstration, Problem, Step
 from superrl.rewards.extract import last_boxed
 
 Convert = Callable[[Row, Mapping[str, str]], Problem]
@@ -43,7 +43,7 @@ def gsm8k(row: Row, options: Mapping[str, str]) -> Problem:
     answer = gold.strip().replace(",", "")
     lines = [line.strip() for line in re.sub(r"<<[^<>]*>>", "", rationale).splitlines() if line.strip()]
     steps = (*lines, boxed_sentence(answer))
-    demonstration = Demonstration("\n".join(steps), steps, "gsm8k")
+    demonstration = Demonstration("\n".join(steps), tuple(map(Step, steps)), "gsm8k")
     return problem(row, text_of(row, "question"), answer, demonstration, {"question", "answer"})
 
 
@@ -75,7 +75,7 @@ def hotpotqa(row: Row, options: Mapping[str, str]) -> Problem:
             room -= title not in needed
     prompt = "\n\n".join([*kept, f"Question: {question}"])
     steps = (*(f"{title}: {sentence}" for title, sentence in facts), f"Answer: {answer}")
-    demonstration = Demonstration("\n".join(steps), steps, "hotpotqa") if facts else None
+    demonstration = Demonstration("\n".join(steps), tuple(map(Step, steps)), "hotpotqa") if facts else None
     return problem(row, prompt, answer, demonstration, {"question", "answer", "context", "supporting_facts"})
 
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from superrl.data.files import Row
 from superrl.records import Problem
 
-Parser = Literal["auto", "titled", "hash-step", "step", "numbered", "sentences"]
+Parser = Literal["auto", "titled", "hash-step", "step", "numbered", "sentences", "lines"]
 
 
 class Drop(NamedTuple):
@@ -34,8 +34,8 @@ class ImportOptions:
 
 
 class Format(NamedTuple):
-    """`looks_like` decides by the columns of a file's first rows; `convert` gives, for every row in order, problems with
-    one demonstration cut into steps, and drops. A turn that is dropped leaves the rest of its trajectory standing."""
+    """`looks_like` decides by the columns of a file's first rows; `convert` gives, for every row in order, problems
+    with one demonstration cut into steps, and drops. A dropped turn leaves the rest of its trajectory standing."""
 
     name: str
     about: str

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from superrl import cli
+from superrl import arguments, cli, exits
 from superrl.config import PromptConfig, shipped
 from superrl.errors import Interrupted, RunError, UserError
 
@@ -16,6 +16,7 @@ stages: [{name: rl, method: {name: grpo}, steps: 2}]
 """
 
 COMMANDS = ("train", "eval", "compare", "inspect", "show", "why", "page", "recipes", "doctor", "export")
+COMMANDS += ("steps", "rewrite", "profile")
 
 
 NOWHERE = ("--out", "/dev/null/out")
@@ -91,32 +92,32 @@ def test_recipes_are_listed_one_a_line(capsys: pytest.CaptureFixture[str]) -> No
     ],
 )
 def test_every_failure_has_its_sentence_and_status(error: BaseException, status: int, sentence: str) -> None:
-    found, code = cli.explain(error)
+    found, code = exits.explain(error)
     assert found.startswith(sentence) and "\n" not in found
     assert code == status
 
 
 def test_a_bug_leaves_its_traceback_in_the_run_folder(tmp_path: Path) -> None:
-    cli._run_folder[:] = [tmp_path]
+    exits.run_folder[:] = [tmp_path]
     try:
-        sentence, status = cli.explain(ZeroDivisionError("a bug"))
+        sentence, status = exits.explain(ZeroDivisionError("a bug"))
     finally:
-        cli._run_folder.clear()
+        exits.run_folder.clear()
     assert (sentence, status) == (f"unexpected ZeroDivisionError: a bug (traceback in {tmp_path / 'error.log'})", 1)
     assert "ZeroDivisionError: a bug" in (tmp_path / "error.log").read_text()
 
 
 def test_a_bug_without_a_run_folder_shows_its_traceback() -> None:
-    sentence, status = cli.explain(ZeroDivisionError("a bug"))
+    sentence, status = exits.explain(ZeroDivisionError("a bug"))
     assert sentence.startswith("unexpected ZeroDivisionError: a bug\n") and status == 1
 
 
 def test_an_interrupted_run_says_how_to_continue(tmp_path: Path) -> None:
-    cli._run_folder[:] = [tmp_path]
+    exits.run_folder[:] = [tmp_path]
     try:
-        sentence, status = cli.explain(Interrupted(15))
+        sentence, status = exits.explain(Interrupted(15))
     finally:
-        cli._run_folder.clear()
+        exits.run_folder.clear()
     assert sentence == f"interrupted; continue with: superrl train {tmp_path}/config.yaml --out {tmp_path} --resume"
     assert status == 143
 
@@ -136,13 +137,13 @@ def test_resuming_without_a_recipe_reads_the_run_s_own(tmp_path: Path, capsys: p
 
 
 def test_rewards_and_prompts_may_be_short_or_yaml() -> None:
-    assert cli._reward(None) is None and cli._prompt(None) is None
-    assert cli._reward("math") == {"name": "math"}
-    assert cli._reward("{name: qa, weight: 2}") == {"name": "qa", "weight": 2}
-    assert cli._reward("[math, {name: qa}]") == [{"name": "math"}, {"name": "qa"}]
-    assert cli._prompt("Q: {prompt}\nA:") == PromptConfig(template="Q: {prompt}\nA:")
-    assert cli._prompt("{prompt}") == PromptConfig()
-    assert cli._prompt("{system: Be brief., chat: always}") == PromptConfig(system="Be brief.", chat="always")
+    assert arguments.reward_of(None) is None and arguments.prompt_of(None) is None
+    assert arguments.reward_of("math") == {"name": "math"}
+    assert arguments.reward_of("{name: qa, weight: 2}") == {"name": "qa", "weight": 2}
+    assert arguments.reward_of("[math, {name: qa}]") == [{"name": "math"}, {"name": "qa"}]
+    assert arguments.prompt_of("Q: {prompt}\nA:") == PromptConfig(template="Q: {prompt}\nA:")
+    assert arguments.prompt_of("{prompt}") == PromptConfig()
+    assert arguments.prompt_of("{system: Be brief., chat: always}") == PromptConfig(system="Be brief.", chat="always")
 
 
 def test_figures_are_printed_with_their_interval() -> None:
@@ -173,11 +174,11 @@ def test_what_a_report_needs_is_missed_before_the_first_run(module: str, tmp_pat
 
 def test_an_interrupted_comparison_says_how_to_continue(tmp_path: Path) -> None:
     (tmp_path / "comparison.yaml").touch()
-    cli._run_folder[:] = [tmp_path]
+    exits.run_folder[:] = [tmp_path]
     try:
-        found = [cli.explain(error) for error in (Interrupted(2), RunError("a worker died"), UserError("bad data"))]
+        found = [exits.explain(error) for error in (Interrupted(2), RunError("a worker died"), UserError("bad data"))]
     finally:
-        cli._run_folder.clear()
+        exits.run_folder.clear()
     again = f"superrl compare {tmp_path}/comparison.yaml --out {tmp_path}"
     assert found == [
         (f"interrupted; continue with: {again}", 130),

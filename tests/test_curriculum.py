@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from small_runs import TASK, Ends, differences, recipe, rows, small_model
+from superrl import setup
 from superrl.config import Recipe
+from superrl.data import load
 from superrl.errors import Interrupted, UserError
 from superrl.training import train
 
@@ -20,7 +22,7 @@ STAGES: list[Mapping[str, Any]] = [
     {"name": "sft", "method": {"name": "sft"}, "train": STEPS, "validation": HELD, **SHAPE},
     {
         "name": "srl",
-        "method": {"name": "srl"},
+        "method": {"name": "srl", "least_format": 0.0},
         "train": STEPS,
         "validation": HELD,
         "from": "best",
@@ -75,6 +77,29 @@ def test_in_the_order_of_trajectories_a_batch_is_whole_ones(model: Path, tmp_pat
         assert ids == whole and len(ids) == 4
 
 
+def test_only_pivots_are_drawn_and_they_are_looked_for_again(model: Path, tmp_path: Path) -> None:
+    settings = {"pivots": {"rollouts": 6, "below": 2.0, "every": 2}, "order": "shuffled", "refill": None}
+    folder = train(curriculum(model, srl=settings), tmp_path / "run")
+    visited = {
+        row["step"]: {v["problem_id"] for v in rows(folder, "visits.jsonl") if v["step"] == row["step"]}
+        for row in rows(folder)
+    }
+    assert sorted(path.name for path in (folder / "pivots").iterdir()) == ["step-2.json", "step-4.json"]
+    for step, file in ((3, "step-2.json"), (4, "step-2.json"), (5, "step-4.json")):
+        held = json.loads((folder / "pivots" / file).read_text())
+        names = [problem.id for problem in load(STEPS, "train").problems]
+        varied = {names[i] for i, (mean, variance) in enumerate(held["pivots"]) if variance > 0 and mean < 2.0}
+        assert varied == {names[i] for i in held["kept"]} and len(varied) < len(names)
+        assert visited[step] <= varied
+
+
+def test_a_context_may_be_bounded(model: Path, tmp_path: Path) -> None:
+    whole = setup.build(curriculum(model)).stages[1].groups
+    lengths = sorted(len(group.demonstrations[0].tokens) for group in whole)
+    few = setup.build(curriculum(model, srl={"max_context": lengths[-1] - 1})).stages[1].groups
+    assert 0 < sum(bool(group.demonstrations) for group in few) < len(whole)
+
+
 def test_the_order_of_trajectories_needs_trajectories(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"stages.2.order: trajectory needs steps of trajectories"):
         train(curriculum(model, rlvr={"order": "trajectory"}), tmp_path / "run")
@@ -87,8 +112,11 @@ def test_best_reads_the_validation_of_the_stage_before(model: Path) -> None:
     assert recipe(model, STAGES[0], STAGES[1], **blind, evaluation={"every": 1}).validation_of(0) == [HELD]
 
 
-def test_a_curriculum_stopped_after_every_step_is_the_same_run(model: Path, tmp_path: Path) -> None:
-    settings = curriculum(model)
+@pytest.mark.parametrize("pivots", [None, {"rollouts": 3, "below": 2.0, "every": 2}])
+def test_a_curriculum_stopped_after_every_step_is_the_same_run(
+    pivots: Mapping[str, Any] | None, model: Path, tmp_path: Path
+) -> None:
+    settings = curriculum(model, srl={"pivots": pivots})
     whole, parts = train(settings, tmp_path / "whole"), tmp_path / "parts"
     for stopped in range(settings.steps):
         with pytest.raises(Interrupted):

@@ -81,3 +81,24 @@ def test_long_texts_lose_their_middle():
     text = "a" * 1000 + "b" * 700 + "c" * 500
     assert clipped(text) == "a" * 1000 + "\n... 700 characters ...\n" + "c" * 500
     assert clipped("short\x00") == "short\\x00" and clean("a\tb\n") == "a\tb\n"
+
+
+def test_a_step_shows_its_opening_its_action_and_the_action_as_the_expert_would_write_it():
+    text = inspect("steps:tasks:chain?order=right&ops=2&n=6")
+    lines = [" ".join(line.split()) for line in text.split("\n")]
+    assert "18 steps of 6 trajectories" in lines and "values from 1 to 1, 18 of 18 exactly 1" in text
+    at = next(i for i, line in enumerate(lines) if line.startswith("step 2 of 3 of chain-"))
+    opening, action, demonstration = (next(li for li in lines[at:] if li.startswith(name)) for name in
+                                      ("opening ", "action ", "demonstration "))  # fmt: skip
+    assert "=" in opening and demonstration.split()[1] == action.split()[1] != opening.split()[1]
+    assert f"{OPEN}{action.split()[1]}" in text, "what is trained is the action"
+    assert max(map(len, text.split("\n"))) <= 80
+
+
+def test_a_step_with_thought_shows_the_template(write):
+    steps = [{"action": "It is 4.", "lead": "1. **Add** ", "title": "Add"}, {"action": "So [4].", "lead": "\n2. "}]
+    path = write({"id": "q", "prompt": "2+2?", "demonstrations": [{"steps": [*steps, "Done."]}]})
+    text = inspect(f"steps:{path}?targets=all&think=prefilled")
+    assert "3 steps of 1 trajectory" in text and "opening        <think>" in text and "</think>" in text
+    assert "step           2 of 3 of q" in text and "action         So [4]." in text
+    assert "title 'Add'" in inspect(f"steps:{path}?targets=all&think=none", limit=1)

@@ -20,6 +20,7 @@ LAYERS = (
         "balance",
         "similarity",
         "steps",
+        "endpoint",
         "telemetry",
         "visits",
         "timing",
@@ -27,9 +28,9 @@ LAYERS = (
     {"packing", "methods", "data", "rewards", "tasks", "models", "text"},
     {"sampling", "learner", "rollout", "position", "summary"},
     {"checkpoint", "runfolder", "signals", "report", "show", "doctor", "inspection"}
-    | {"raster", "why", "page", "svg"}
-    | {"setup", "persistence", "trackers", "training", "evaluation", "comparison"},
-    {"cli", "face"},
+    | {"raster", "why", "page", "svg", "stepview", "steppage"}
+    | {"setup", "persistence", "trackers", "training", "evaluation", "comparison", "rewrite", "pivots", "trajectories"},
+    {"cli", "arguments", "exits", "face"},
 )
 """From the ground up: vocabulary, mathematics, problems and methods, state, prose, face."""
 

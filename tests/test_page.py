@@ -1,12 +1,8 @@
 """The HTML page: what stands in it, that no text becomes part of it, and, where there is one, in a real browser."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from html_pages import HOSTILE, needs_browser, opened, read
 from small_runs import recipe, rows, run, small_model, write_lines
 from superrl import cli
 from superrl.errors import UserError
 from superrl.metrics import row as metrics_row
-from superrl.page import TEXT, page, shortened, spread, stage_ends, write
-from superrl.svg import Frame, Markup, Series, chart, escape, frame, merged, tag, thinned
+from superrl.page import page, spread, stage_ends, write
+from superrl.svg import TEXT, Frame, Markup, Series, chart, escape, frame, merged, shortened, tag, thinned
 
-HOSTILE = (
-    "<script>hacked()</script></script><img src=x onerror=hacked()>\"'><b>&amp;\x00\x1b[31m\ud800\u202e</pre></title>"
-)
 STEPS = 6
-
-
-class Reader(HTMLParser):
-    """The elements of a page with their attributes, and all its text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def count(self, name: str, **attributes: str) -> int:
-        return sum(t == name and attributes.items() <= a.items() for t, a in self.tags)
-
-
-def read(html: str) -> Reader:
-    reader = Reader()
-    reader.feed(html)
-    return reader
 
 
 def seen(step: int, name: str, correct: int | None, decision: str, demos: int) -> dict[str, Any]:
@@ -242,29 +212,6 @@ def test_stages_are_told_apart() -> None:
 
 
 # In a browser.
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "headless_shell", "chromium-headless-shell")
-BROWSER = os.environ.get("SUPERRL_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-needs_browser = pytest.mark.skipif(
-    BROWSER is None, reason=f"needs a Chromium: set SUPERRL_CHROMIUM, or put one of {', '.join(NAMES)} on PATH"
-)
-
-
-def opened(file: Path, *, width: int = 1200) -> tuple[Reader, list[str], set[str]]:
-    """A page as a browser has it after its scripts ran: the elements, console messages, addresses asked for."""
-    assert BROWSER is not None
-    log = file.with_suffix(".net.json")
-    arguments = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking",
-        f"--user-data-dir={file.parent / 'profile'}", f"--window-size={width},800", "--enable-logging=stderr",
-        f"--log-net-log={log}", "--virtual-time-budget=1000", "--dump-dom", file.as_uri(),
-    ]  # fmt: skip
-    ended = subprocess.run(arguments, capture_output=True, timeout=120, check=True)
-    console = [line for line in ended.stderr.decode(errors="replace").splitlines() if ":CONSOLE" in line]
-    events = json.loads(log.read_text())["events"]
-    asked = {event["params"]["url"] for event in events if "url" in event.get("params", {})}
-    return read(ended.stdout.decode()), console, asked
-
 
 PROBE = """
 <script>

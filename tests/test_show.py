@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import step_runs
 from superrl.errors import UserError
 from superrl.metrics import row as metrics_row
 from superrl.report import plain_console
@@ -151,3 +152,38 @@ def test_completions_are_shown_from_best_to_worst() -> None:
 def test_one_group_a_decision_in_the_order_drawn() -> None:
     rows = [{"decision": kind, "step": step} for step, kind in enumerate(["sft", "pg", "sft", "none"])]
     assert [row["step"] for row in chosen_groups(rows)] == [1, 2, 3]
+
+
+def on_steps(run: Path) -> None:
+    """Makes it a run on an expert's steps, without a switch."""
+    rows = [
+        metrics_row({"step": s, "stage": "srl", "reward/mean": 0.5, "switch/fallback_rate": 0.0, "score/format": 0.5,
+                     "score/similarity": s / STEPS, "score/format/unclosed": 0.5, "score/format/cut": 0.0})
+        for s in range(1, STEPS + 1)
+    ]  # fmt: skip
+    write(run / "metrics.jsonl", rows)
+    write(run / "visits.jsonl", [step_runs.visit(s, f"t{s % 3}/step-{1 + s % 4}", [s / STEPS]) for s in range(1, 41)])
+    refused = step_runs.completion("on and on", -1.0, "unclosed", -1.5)
+    rollouts = [rollout(1, "pg", "ordinary"), step_runs.rollout(40, "t1", [refused], opening="3+")]
+    write(run / "rollouts.jsonl", rollouts)
+
+
+def test_steps_of_an_expert_are_told_within_80_columns(run: Path) -> None:
+    on_steps(run)
+    text = shown(run)
+    assert max(map(len, text.splitlines())) <= 80
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "reward of visits training steps 1-20 training steps 21-40" in lines
+    assert "step 1 10 0.300 0.800 ████████████████" in lines and "all 40 0.263 0.762 ███████████████" in lines
+    assert "thought never closed 50.0% → 50.0%" in lines and "cut off by" not in text
+    assert any(line.startswith("similarity ▁") and line.endswith("0.025 → 0.988") for line in lines)
+    assert "fallback" not in text and "what groups were learnt from" not in text
+
+
+def test_a_sampled_step_is_shown_beside_the_ordinary_group_of_the_same_decision(run: Path) -> None:
+    on_steps(run)
+    lines = [" ".join(line.split()) for line in shown(run).splitlines()]
+    assert "step 1, chain-1" in lines and "step 40, t1/step-2" in lines
+    assert "begun 3+" in lines and "expert x = 2 or x = 3" in lines
+    at = lines.index("? -1.00 A -1.50 on and on")
+    assert lines[at + 1] == "unclosed"

@@ -1,5 +1,7 @@
 """What a step's row says about hand-made groups."""
 
+from dataclasses import replace
+
 import pytest
 
 from builders import group
@@ -66,3 +68,18 @@ def test_rollout_rows_show_every_kind_of_decision_before_a_second_of_one():
     assert rows[0]["demonstration"] == BATCH[0].demonstrations[0].text and rows[1]["demonstration"] is None
     assert rows[0]["completions"][0]["advantage"] is None and rows[1]["completions"][0]["advantage"] > 0
     assert rows[1]["completions"][0]["score"] == {"value": 1, "correct": True, "parts": {}}
+
+
+def test_rows_of_steps_hold_what_was_compared_and_rows_of_others_nothing_new():
+    ordinary = telemetry.rollout_rows(BATCH, PLAN, 4)
+    assert {frozenset(row) for row in ordinary} == {
+        frozenset(("problem_id", "prompt", "completions", "decision", "demonstration", "why"))
+    }
+    meta = {"trajectory": "a", "step": 2, "steps": 3, "title": "t", "tool": "", "think": "none", "repo": "x"}
+    messages = ({"role": "system", "content": "s"}, {"role": "user", "content": "q"})
+    step = replace(BATCH[0].problem, messages=messages, answer="4", opening="3+", meta=meta)
+    rows = telemetry.rollout_rows([replace(BATCH[0], problem=step), *BATCH[1:]], PLAN, 4)
+    assert rows[1:] == ordinary[1:] and {**rows[0], **ordinary[0]} == {**rows[0], "prompt": BATCH[0].problem.prompt}
+    assert (rows[0]["prompt"], rows[0]["opening"], rows[0]["answer"]) == ("q", "3+", "4")
+    assert rows[0]["earlier"] == [{"role": "system", "content": "s"}]
+    assert rows[0]["meta"] == {key: value for key, value in meta.items() if key != "repo"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import step_runs
 from small_runs import write_lines
 from superrl import cli
 from superrl.errors import UserError
@@ -153,3 +154,11 @@ def test_a_weight_is_a_fraction_where_it_is_one() -> None:
     assert weight({"share": 0.00390625, "decision": "pg"}) == "1/256 of the step's mean"
     assert weight({"share": 0.0271, "decision": "pg"}) == "2.7% of the step's mean"
     assert counted([0.0, 1.0, 0.0, 0.5]) == "1, 0.5, 0 ×2"
+
+
+def test_of_a_step_the_answer_s_beginning_and_the_expert_s_action_are_told(run: Path) -> None:
+    write_lines(run / "visits.jsonl", [step_runs.visit(1, "t/step-2", [0.5, 0.5])])
+    two = [step_runs.completion("x = 5", 0.5)] * 2
+    write_lines(run / "rollouts.jsonl", [step_runs.rollout(1, "t", two, opening="So far\nso good")])
+    text = told(run, 1, "t/step-2")
+    assert "begun   So far\n        so good" in text and "expert  x = 2 or x = 3" in text

@@ -111,6 +111,15 @@ class RefillConfig(Frozen):
     carry_over: bool = False
 
 
+class PivotConfig(Frozen):
+    """Draw only from problems whose rewards over `rollouts` vary, with a mean `below` (PivotRL, arXiv:2603.21383):
+    profiled when the stage begins and, with `every`, again after each so many of its steps."""
+
+    rollouts: Annotated[int, Field(ge=2)] = 8
+    below: float = 0.9
+    every: PositiveInt | None = None
+
+
 def _named(value: Any) -> Any:
     """A reward's name stands for the mapping with that name alone."""
     if isinstance(value, list):
@@ -126,7 +135,8 @@ class StageConfig(Frozen):
 
     `order: trajectory` (for `steps:` data) keeps all steps of a trajectory in one batch, of at most `prompts_per_step`
     problems, so that their contexts are computed once; `shuffled` mixes them. A `validation` of its own judges only
-    this stage: `best` then starts anew.
+    this stage: `best` then starts anew. Problems and demonstrations of more than `max_context` tokens, completion
+    included, are dropped and counted.
     """
 
     name: str
@@ -146,7 +156,9 @@ class StageConfig(Frozen):
     epochs: PositiveInt = 1
     mini_batches: PositiveInt = 1
     max_tokens_per_pack: PositiveInt = 4096
+    max_context: PositiveInt | None = None
     refill: RefillConfig | None = None
+    pivots: PivotConfig | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
 
     model_config = ConfigDict(populate_by_name=True)

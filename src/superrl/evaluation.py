@@ -7,7 +7,8 @@ nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ from superrl.sampling.protocol import Sampler
 
 EVALUATION = 1
 """The purpose in an evaluation's seed keys (rollouts have 0): (seed, EVALUATION, problem, occurrence)."""
+BY_PARTS = ("similarity", "exact", "format", "tool", "file")
+"""The parts of a step's score that are told apart by step and by tool."""
+SHOWN = 20
+"""So many lines of such a table are shown at most."""
 
 
 def evaluate(
@@ -40,7 +45,8 @@ def evaluate(
     """Draw k completions a problem and score them.
 
     accuracy: mean correctness over all samples (None if the reward does not judge); pass@k: unbiased; ci95: Wilson
-    interval of the accuracy with n = problems, conservative for k > 1; reward: mean value.
+    interval of the accuracy with n = problems, conservative for k > 1; reward: mean value; parts: the means of what the
+    reward tells apart, if it does; by: for steps of trajectories the same by number of the step, and by tool.
     """
     visits = keyed([replace(group, trajectories=()) for group in groups], (seed, EVALUATION))
     requests = [(Request(k),) for _ in visits]
@@ -57,7 +63,56 @@ def evaluate(
         "k": k,
         "reward": mean(s.value for group in scored for s in group.scores),
         "length": mean(float(t.length) for group in scored for t in group.trajectories),
+        **({"parts": parts} if (parts := _parts(scored)) else {}),
+        **_by_step_and_tool(scored),
     }
+
+
+def _parts(groups: Sequence[Group]) -> dict[str, float]:
+    """The mean of every part of the scores over the rollouts that have it."""
+    told: defaultdict[str, list[float]] = defaultdict(list)
+    for group in groups:
+        for one in group.scores:
+            for name, value in one.parts.items():
+                told[name].append(value)
+    return {name: sum(values) / len(values) for name, values in told.items()}
+
+
+def _by_step_and_tool(groups: Sequence[Group]) -> dict[str, Any]:
+    """For problems that are steps of trajectories: n, reward and means of `BY_PARTS`, by step and by tool."""
+    steps = [group for group in groups if "trajectory" in group.problem.meta]
+    if not steps:
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for column in ("step", "tool"):
+        kinds = sorted({group.problem.meta[column] for group in steps if group.problem.meta.get(column)})
+        found[column] = {
+            str(kind): _figures([group for group in steps if group.problem.meta.get(column) == kind]) for kind in kinds
+        }
+    return {"by": found}
+
+
+def _figures(groups: Sequence[Group]) -> dict[str, Any]:
+    """One line of such a table; n counts problems."""
+    parts = {name: value for name, value in _parts(groups).items() if name.rpartition("/")[2] in BY_PARTS}
+    return {"n": len(groups), "reward": mean(one.value for group in groups for one in group.scores), **parts}
+
+
+def step_tables(by: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """The table by step and, where some step calls one, by tool: at most 80 columns wide."""
+    return "\n\n".join(_table(column, rows) for column, rows in by.items() if rows)
+
+
+def _table(column: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    known = {name for row in rows.values() for name in row}
+    names = ["reward", *(name for part in BY_PARTS for name in sorted(known) if name.rpartition("/")[2] == part)]
+    widths = {name: max(9, len(name.rpartition("/")[2]) + 1) for name in names}
+    lines = [f"{column:16}{'n':>8}" + "".join(f"{n.rpartition('/')[2]:>{width}}" for n, width in widths.items())]
+    for kind, row in list(rows.items())[:SHOWN]:
+        cells = (f"{row[n]:{w}.3f}" if row.get(n) is not None else f"{'-':>{w}}" for n, w in widths.items())
+        lines.append(f"{kind:15.15} {row['n']:8,}" + "".join(cells))
+    more = len(rows) - SHOWN
+    return "\n".join([*lines, *([f"... and {more:,} more: --out writes them all"] if more > 0 else [])])
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

@@ -88,6 +88,7 @@ def examine(source: str, model: str, *, limit: int | None, reward: Mapping[str, 
             renderer,
             grader,
             max_new_tokens=loaded.defaults.get("max_new_tokens") or DEFAULT_MAX_NEW_TOKENS,
+            stop=tuple(loaded.defaults.get("stop") or ()),
             context_length=context_length(model),
             unverified="keep",
         )
@@ -133,10 +134,26 @@ def page(found: Findings) -> list[RenderableType]:
     if found.unknown:
         warning = f"warning: {found.unknown:.1%} of the tokens are unknown to this tokenizer; choose another --model"
         parts.append(Text(warning, "yellow"))
-    shown = next((group for group in found.prepared.groups if group.demonstrations), found.prepared.groups[0])
+    if told := trajectories(found.prepared.groups):
+        parts.append(Text(told))
+    shown = next(filter(telling, found.prepared.groups), found.prepared.groups[0])
     parts += [*example(shown, found.tokenizer), title("lengths in tokens"), lengths(found)]
     parts += [title("dropped"), dropped(found), title("what the grader says of the demonstrations"), *grading(found)]
     return parts
+
+
+def trajectories(groups: Sequence[Group]) -> str:
+    """How many steps of how many expert trajectories there are; nothing of ordinary problems."""
+    names = [group.problem.meta["trajectory"] for group in groups if "trajectory" in group.problem.meta]
+    if not names:
+        return ""
+    steps, of = ("step" if len(names) == 1 else "steps"), ("trajectory" if len(set(names)) == 1 else "trajectories")
+    return f"{len(names):,} {steps} of {len(set(names)):,} {of}"
+
+
+def telling(group: Group) -> bool:
+    """Whether a problem shows what is trained: it has a demonstration and, if it is a step, steps before it."""
+    return bool(group.demonstrations) and group.problem.meta.get("step") != 1
 
 
 def title(text: str) -> Rule:
@@ -147,14 +164,32 @@ def title(text: str) -> Rule:
 def example(group: Group, tokenizer: PreTrainedTokenizerBase) -> list[RenderableType]:
     """One problem as the learner gets it, the trained tokens between brackets."""
     answer = "no gold answer" if group.problem.answer is None else f"gold answer {group.problem.answer!r}"
-    parts: list[RenderableType] = [title(f"problem {clean(group.problem.id)}, {answer}")]
+    is_step = "trajectory" in group.problem.meta  # its answer is an action, and stands below
+    parts: list[RenderableType] = [title(f"problem {clean(group.problem.id)}{'' if is_step else f', {answer}'}")]
     if not group.demonstrations:
         parts.append(Padding(Text(clipped(group.problem.prompt)), (0, 2), expand=False))
         return [*parts, Text("no demonstration: this prompt only ever gets policy gradient", "dim")]
     trajectory = group.demonstrations[0]
     parts.append(Padding(marked(trajectory, tokenizer), (0, 2), expand=False))
     tokens = f"{len(trajectory.tokens) - trajectory.length} tokens of prompt, {trajectory.length} trained"
-    return [*parts, Text(f"{tokens}: those in {OPEN} {CLOSE}", "dim")]
+    parts.append(Text(f"{tokens}: those in {OPEN} {CLOSE}", "dim"))
+    return [*parts, *step(group)] if is_step else parts
+
+
+def step(group: Group) -> list[RenderableType]:
+    """Of a step of an expert's trajectory: which one it is, what its answer begins with, the action that rewards
+    compare with, and that action as the expert would have written it."""
+    problem = group.problem
+    meta = problem.meta
+    about = "".join(f", {key} {clean(str(meta[key]))!r}" for key in ("title", "tool") if meta.get(key))
+    table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(ratio=1)
+    table.add_row("step", Text(f"{meta['step']} of {meta['steps']} of {clean(str(meta['trajectory']))}{about}"))
+    table.add_row("opening", Text(clipped(problem.opening)) if problem.opening else Text("none", "dim"))
+    table.add_row("action", Text(clipped(problem.answer or "")))
+    table.add_row("demonstration", Text(clipped(problem.demonstrations[0].text), "green"))
+    return [Text(), table]
 
 
 def marked(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase) -> Text:
@@ -203,7 +238,9 @@ def grading(found: Findings) -> list[RenderableType]:
     judged = [(problem, t) for problem, t in pairs if t.score is not None and t.score.correct is not None]
     if not judged:
         values = sorted(t.score.value for _, t in pairs if t.score is not None)
-        return [Text(f"the reward says no right or wrong; values from {values[0]:.3g} to {values[-1]:.3g}")]
+        full = sum(value == 1.0 for value in values)
+        said = f"values from {values[0]:.3g} to {values[-1]:.3g}, {full:,} of {len(values):,} exactly 1"
+        return [Text(f"the reward says no right or wrong; {said}")]
     failing = [(problem, t) for problem, t in judged if t.score is not None and not t.score.correct]
     passing = len(judged) - len(failing)
     parts: list[RenderableType] = [Text(f"{passing:,} of {len(judged):,} pass ({passing / len(judged):.1%})")]

@@ -1,6 +1,7 @@
 """`superrl page RUN`: a whole run as one static HTML page that needs no server and no network.
 
-Headline numbers, curves, the switch raster, and the groups of rollouts.jsonl with their demonstration beside them.
+Headline numbers, curves, the switch raster, and the groups of rollouts.jsonl with their demonstration beside them; of a
+run on an expert's steps also a heat map of their rewards, and proposed against expert actions (`steppage.py`).
 Style, script and drawings are inline; a policy in the head lets the browser load nothing and run our own script alone.
 All text goes through `svg.escape`. Reads the run folder's files and nothing else, so it works while a run is going on.
 Leaves out what is too much for a page: it says how many problems and groups it does not show.
@@ -18,12 +19,13 @@ from typing import Any
 
 import yaml
 
+from superrl import steppage, stepview
 from superrl.errors import UserError
 from superrl.raster import KINDS, TAUGHT, Visit, is_judged, raster, recovery, succeeded, told
 from superrl.report import duration, interval, number, percent, read_rows
 from superrl.report import is_judged as has_accuracy
-from superrl.show import DECISIONS, check_run, demonstration_text, prompt_text, read_summary, state
-from superrl.svg import Markup, Series, chart, escape, join, tag
+from superrl.show import DECISIONS, check_run, demonstration_text, has_switch, prompt_text, read_summary, state
+from superrl.svg import Markup, Series, chart, escape, join, shortened, tag
 from superrl.why import alike
 
 Row = Mapping[str, Any]
@@ -31,10 +33,12 @@ Tile = tuple[str, str, str | None]
 """A headline number: what it is, its value, and a line below."""
 
 ASSETS = Path(__file__).parent / "assets"
+SWITCH = "the switch"
+"""A chart that stands only where something was solved, or fell back."""
 CURVES = (
     ("reward", False, (("mean reward", "reward/mean"), ("correct", "reward/correct"))),
     (
-        "the switch",
+        SWITCH,
         True,
         (("groups with a correct rollout", "switch/solved_rate"), ("groups that fell back", "switch/fallback_rate")),
     ),
@@ -58,8 +62,7 @@ CURVES = (
 """Title, whether it is a rate (drawn from 0 to 1), and its curves: name and metric key."""
 CELLS = 12_000
 GROUPS = 200
-TEXT = 2500
-"""The most cells, groups, and characters of one text that a page shows."""
+"""The most cells and groups that a page shows."""
 CELL = 11
 """Width of a cell of the raster, in pixels."""
 
@@ -80,8 +83,10 @@ def write(run: Path, out: Path | None = None) -> Path:
 def page(run: Path) -> str:
     """The page of a run folder. UserError if it is none."""
     check_run(run)
-    metrics, evaluations = read_rows(run / "metrics.jsonl"), read_rows(run / "evaluations.jsonl")
-    visits, rollouts = raster(read_rows(run / "visits.jsonl")), read_rows(run / "rollouts.jsonl")
+    metrics, evaluations = stepview.unwrapped(read_rows(run / "metrics.jsonl")), read_rows(run / "evaluations.jsonl")
+    held_out = steppage.held_out(evaluations)
+    seen, rollouts = read_rows(run / "visits.jsonl"), read_rows(run / "rollouts.jsonl")
+    steps, visits = stepview.rolled(seen), beside_steps(raster(seen))
     recipe = run / "config.yaml"
     source = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
     summary, drawn = read_summary(run / "summary.json"), tag("div", *curves(metrics, evaluations), class_="charts")
@@ -90,6 +95,8 @@ def page(run: Path) -> str:
         heading(run, source, state(summary, metrics, read_rows(run / "timing.jsonl")).plain),
         tiles(summary, metrics, evaluations),
         section("Curves", drawn) if metrics or evaluations else None,
+        section("Reward by trajectory and step", *steppage.heat_map(steps)) if steps else None,
+        section("Steps held out", *held_out) if held_out else None,
         section("The switch, problem by problem", *raster_parts(visits)) if visits else None,
         section("Groups", *group_parts(rollouts)) if rollouts else None,
         section("Recipe", recipe_text) if source else None,
@@ -151,6 +158,7 @@ def tiles(summary: Row, metrics: Sequence[Row], evaluations: Sequence[Row]) -> M
         found.append(("tokens generated", f"{generated:,.0f}", None))
     if (fallbacks := sum(row.get("switch/fallbacks") or 0 for row in metrics)) or summary:
         found.append(("fallbacks", f"{fallbacks:,.0f}", None))
+    found += steppage.tiles(metrics)
     shown = [tag("div", tag("dt", name), tag("dd", value, tag("small", more) if more else None),
                  class_="broad" if more else None) for name, value, more in found]  # fmt: skip
     return tag("dl", *shown, class_="tiles")
@@ -183,17 +191,21 @@ def by_data(evaluations: Sequence[Row], split: str) -> dict[str, list[Row]]:
 def curves(metrics: Sequence[Row], evaluations: Sequence[Row]) -> list[Markup]:
     """The charts that have something to show."""
     ends = stage_ends(metrics)
-    judged = any(map(has_accuracy, evaluations))
-    key = "accuracy" if judged else "reward"
-    evaluated = [
-        Series(f"{split} {data}" if len(sets) > 1 else split, [(row["step"], row[key]) for row in rows],
-               [row.get("ci95") for row in rows])
-        for split in ("validation", "test")
-        for sets in (by_data(evaluations, split),)
-        for data, rows in sets.items()
-    ]  # fmt: skip
-    drawn = [chart(f"{key} of the evaluations", evaluated, rate=judged, stages=ends)]
+    drawn = []
+    for key, judged in (("accuracy", True), ("reward", False)):
+        evaluated = [
+            Series(f"{split} {data}" if len(sets) > 1 else split, [(row["step"], row[key]) for row in rows],
+                   [row.get("ci95") for row in rows])
+            for split in ("validation", "test")
+            for sets in (by_data([row for row in evaluations if has_accuracy(row) == judged], split),)
+            for data, rows in sets.items()
+        ]  # fmt: skip
+        drawn.append(chart(f"{key} of the evaluations", evaluated, rate=judged, stages=ends))
+    switched = has_switch(metrics)
+    drawn += steppage.curves(metrics, ends)
     for title, rate, listed in CURVES:
+        if title == SWITCH and not switched:
+            continue
         series = [Series(name, [(row["step"], row.get(metric)) for row in metrics]) for name, metric in listed]
         drawn.append(chart(title, series, rate=rate, stages=ends))
     return drawn
@@ -205,6 +217,11 @@ def stage_ends(metrics: Sequence[Row]) -> list[tuple[str, float]]:
     for row in metrics:
         ends[str(row.get("stage"))] = row["step"]
     return list(ends.items())
+
+
+def beside_steps(problems: Mapping[str, list[Visit]]) -> dict[str, list[Visit]]:
+    """The problems without steps of an expert that nobody judged: those have a heat map, and nothing to be solved."""
+    return {name: some for name, some in problems.items() if stepview.place(name) is None or is_judged({name: some})}
 
 
 def raster_parts(problems: Mapping[str, Sequence[Visit]]) -> list[Markup]:
@@ -319,27 +336,30 @@ def panel(row: Row) -> Markup:
         "summary",
         tag("b", f"step {row['step']}"),
         badge,
-        tag("span", f"{row['problem_id']}: {row['why']}", class_="soft"),
+        tag("span", f"{row['meta']['trajectory']}, {stepview.headline(row)}") if stepview.is_step(row) else None,
+        tag("span", row["why"] if stepview.is_step(row) else f"{row['problem_id']}: {row['why']}", class_="soft"),
     )
+    if stepview.is_step(row):
+        parts = [*steppage.context(row), *steppage.proposals(row)]
+    else:
+        parts = [tag("h3", "prompt"), tag("pre", shortened(prompt_text(row["prompt"]))), answers(row)]
+    inside = tag("div", *parts, class_="inside")
+    return join(["\n", tag("details", head, inside, data_decision=kind)])
+
+
+def answers(row: Row) -> Markup:
+    """The completions of an ordinary group, and the demonstration beside them."""
     drawn = [completion(same) for same in alike(row["completions"])]
     rolled = tag("div", tag("h3", "rollouts"), tag("div", *drawn, class_="rollouts")) if drawn else None
     expert = row["demonstration"]
     beside = None
     if expert is not None:
         beside = tag("div", tag("h3", "demonstration"), tag("pre", shortened(demonstration_text(expert))))
-    elif kind in TAUGHT:
+    elif row["decision"] in TAUGHT:
         beside = tag(
             "div", tag("h3", "demonstrations"), tag("p", "several; their texts are in the data", class_="soft")
         )
-    prompt = tag("pre", shortened(prompt_text(row["prompt"])))
-    inside = tag(
-        "div",
-        tag("h3", "prompt"),
-        prompt,
-        tag("div", rolled, beside, class_="beside" if beside else None),
-        class_="inside",
-    )
-    return join(["\n", tag("details", head, inside, data_decision=kind)])
+    return tag("div", rolled, beside, class_="beside" if beside else None)
 
 
 def completion(same: Sequence[Row]) -> Markup:
@@ -356,10 +376,3 @@ def completion(same: Sequence[Row]) -> Markup:
     facts += [f"{name} {number(part)}" for name, part in parts.items()]
     line = tag("div", tag("b", mark, class_=style), " · ".join(facts), class_="score")
     return tag("div", line, tag("pre", shortened(one["text"])))
-
-
-def shortened(text: str) -> str:
-    """A text's beginning and end, where it is longer than a page can take."""
-    if len(text) <= TEXT:
-        return text
-    return f"{text[: TEXT - 500]}\n[... {len(text) - TEXT:,} characters ...]\n{text[-500:]}"

@@ -55,17 +55,13 @@ class Stage:
         """Its name in the recipe."""
         return self.config.name
 
-    def take(self, start: int, count: int, seed: int) -> list[int]:
-        """The indices of the groups at places start, ... of the stage's order: `count` of them, or in the order of
-        trajectories as many whole ones as fit (at least one)."""
+    def take(self, pool: Sequence[int], start: int, count: int, seed: int) -> list[int]:
+        """The indices of the groups at places start, ... of the stage's order over a `pool` of them: `count` of them,
+        or in the order of trajectories as many whole ones as fit (at least one)."""
         if self.config.order == "shuffled":
-            return take(len(self.groups), start, count, seed=seed, stage=self.index)
-        return take_whole(self.blocks, start, count, seed=seed, stage=self.index)
-
-    @property
-    def blocks(self) -> tuple[str, ...]:
-        """The trajectory that each group is a step of."""
-        return tuple(str(group.problem.meta["trajectory"]) for group in self.groups)
+            return [pool[i] for i in take(len(pool), start, count, seed=seed, stage=self.index)]
+        blocks = [str(self.groups[i].problem.meta["trajectory"]) for i in pool]
+        return [pool[i] for i in take_whole(blocks, start, count, seed=seed, stage=self.index)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +154,17 @@ class Workshop:
             rewards.build(graded, scene=rewards.Scene(prompt, str(self.model.device), self.folder)),
         )
 
-    def prepared(self, loaded: data.Loaded, environment: Environment, unverified: str, name: str) -> Prepared:
+    def prepared(
+        self, loaded: data.Loaded, environment: Environment, unverified: str, name: str, max_context: int | None = None
+    ) -> Prepared:
         """The groups of some data, and a line about them."""
+        longest = models.context_length(self.model)
         done = prepare(
             loaded,
             environment.renderer,
             environment.reward,
             max_new_tokens=environment.limits.max_new_tokens,
-            context_length=models.context_length(self.model),
+            context_length=longest if max_context is None else min(longest, max_context),
             unverified="keep" if unverified == "keep" else "drop",
             stop=environment.limits.stop,
         )
@@ -203,7 +202,8 @@ def build(
         build_method(stage.method, Limits(stage.group_size, stage.max_new_tokens or 1), f"stages.{index}.method")
     workshop = open_workshop(recipe.model, given or Given(), note, folder)
     stages = tuple(_stage(recipe, index, workshop) for index in range(len(recipe.stages)))
-    tests = [evaluation(workshop, "test", name, recipe.evaluation, recipe.stages[-1]) for name in recipe.data.test]
+    named = [recipe.data.test] if isinstance(recipe.data.test, str) else recipe.data.test
+    tests = [evaluation(workshop, "test", name, recipe.evaluation, recipe.stages[-1]) for name in named]
     evaluations = (*_validations(recipe, workshop), *tests)
     _check_awaited(stages, evaluations)
     return Session(recipe, workshop.model, workshop.tokenizer, stages, evaluations)
@@ -278,7 +278,7 @@ def _stage(recipe: Recipe, index: int, workshop: Workshop) -> Stage:
         )
     if method.keeps:
         models.classifier_of(workshop.model)
-    done = workshop.prepared(loaded, environment, recipe.data.unverified, f"stage {config.name}")
+    done = workshop.prepared(loaded, environment, recipe.data.unverified, f"stage {config.name}", config.max_context)
     groups = done.groups
     if not method.rolls_out:
         groups = tuple(group for group in groups if group.demonstrations)
@@ -331,7 +331,9 @@ def evaluation(
     )
     few = loaded.problems[: settings.limit]
     bare = replace(loaded, problems=tuple(replace(problem, demonstrations=()) for problem in few), dropped={})
-    return Evaluation(split, name, workshop.prepared(bare, environment, "keep", f"{split} {name}").groups, environment)
+    longest = last.max_context if last else None
+    groups = workshop.prepared(bare, environment, "keep", f"{split} {name}", longest).groups
+    return Evaluation(split, name, groups, environment)
 
 
 def new_sampler(

@@ -1,8 +1,8 @@
 """`superrl show RUN`: what happened in a run and why, in a terminal of 80 columns.
 
-Reads metrics.jsonl, timing.jsonl, evaluations.jsonl, rollouts.jsonl and summary.json, and nothing else, so that it
-works on a run that is going on, was killed, or lies on another machine. Model text is printed as text: no markup, no
-control characters. Leaves out images: `metrics.jsonl` opens in any plotting tool.
+Reads the run folder's JSON files, and nothing else, so that it works on a run that is going on, was killed, or lies on
+another machine. Model text is printed as text: no markup, no control characters. Leaves out images: `metrics.jsonl`
+opens in any plotting tool.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from superrl import stepview
 from superrl.errors import UserError
 from superrl.report import duration, interval, number, percent, plain_console, read_rows, results_table
 
@@ -27,6 +28,9 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 CURVES = (
     ("reward", "reward/mean", False),
     ("correct", "reward/correct", True),
+    ("similarity", "score/similarity", True),
+    ("format passed", "score/format", True),
+    ("the expert's action", "score/exact", True),
     ("solved groups", "switch/solved_rate", True),
     ("fallback", "switch/fallback_rate", True),
     ("fallback (has demo)", "switch/fallback_rate_demonstrated", True),
@@ -36,6 +40,8 @@ CURVES = (
     ("gradient norm", "grad_norm", False),
 )
 """Name, metric key, whether it is a rate: rates are drawn on the scale 0 to 1, the rest on their own."""
+PLAIN = ("score/similarity",)
+"""Drawn from 0 to 1, and yet no share of anything: its figures are no percentages."""
 DECISIONS = {
     "pg": "policy gradient", "sft": "demonstration", "both": "rollouts and demonstration", "none": "nothing",
     "discarded": "discarded", "carried": "carried over",
@@ -44,6 +50,8 @@ RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
 CURVE_WIDTH = 36
 BAR_WIDTH = 48
 BUCKETS = 10
+STEP_ROWS = 10
+REWARD_WIDTH = 20
 COMPLETIONS = 3
 CUT = 240
 
@@ -73,11 +81,12 @@ def print_sections(found: Sequence[tuple[str, list[RenderableType]]], console: C
 
 def sections(run: Path) -> list[tuple[str, list[RenderableType]]]:
     """Titles and what stands under them; a section without data is left out, the first never."""
-    metrics, evaluations = read_rows(run / "metrics.jsonl"), read_rows(run / "evaluations.jsonl")
+    metrics, evaluations = stepview.unwrapped(read_rows(run / "metrics.jsonl")), read_rows(run / "evaluations.jsonl")
     timing, rollouts = read_rows(run / "timing.jsonl"), read_rows(run / "rollouts.jsonl")
     found: list[tuple[str, list[RenderableType]]] = [
         (str(run), [state(read_summary(run / "summary.json"), metrics, timing)]),
         ("curves", curves(metrics)),
+        ("steps of the expert", steps(stepview.rolled(read_rows(run / "visits.jsonl")), metrics)),
         ("what groups were learnt from", switch(metrics)),
         ("evaluations", accuracies(evaluations)),
         ("sampled groups", [part for row in chosen_groups(rollouts) for part in group(row)]),
@@ -153,22 +162,30 @@ def sparkline(values: Sequence[float | None], low: float, high: float) -> str:
 def curves(metrics: Sequence[Row]) -> list[RenderableType]:
     """One line a metric: its curve, and where it started and ended."""
     table = Table.grid(padding=(0, 2, 0, 0))
+    switched = has_switch(metrics)
     for title, key, is_rate in CURVES:
+        if key.startswith("switch/") and not switched:
+            continue
         means = buckets([row.get(key) for row in metrics], CURVE_WIDTH)
         known = [value for value in means if value is not None]
         if not known:
             continue
         low, high = (0.0, 1.0) if is_rate else (min(known), max(known))
-        form = percent if is_rate else number
+        form = percent if is_rate and key not in PLAIN else number
         line = Text(sparkline(means, low, high).ljust(CURVE_WIDTH), "cyan")
         table.add_row(Text(title), line, Text(f"{form(known[0])} → {form(known[-1])}", no_wrap=True))
     return [table] if table.row_count else []
 
 
+def has_switch(metrics: Sequence[Row]) -> bool:
+    """Whether anything was solved or not, or fell back: else a switch has nothing to show."""
+    return any(row.get("switch/solved_rate") is not None or row.get("switch/fallback_rate") for row in metrics)
+
+
 def switch(metrics: Sequence[Row]) -> list[RenderableType]:
     """A bar for every tenth of the run: groups with a correct rollout, groups that fell back, and the rest."""
     rows = [row for row in metrics if row.get("switch/fallback_rate") is not None]
-    if not rows:
+    if not has_switch(rows):
         return []
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_row(Text("steps"), Text.assemble(("█", "green"), " some rollout correct  ", ("▒", "yellow"),
@@ -181,6 +198,26 @@ def switch(metrics: Sequence[Row]) -> list[RenderableType]:
         steps = "-".join(dict.fromkeys((str(part[0].get("step")), str(part[-1].get("step")))))
         table.add_row(Text(steps), bar(solved, fallback), Text(percent(fallback)))
     return [table]
+
+
+def steps(visits: Sequence[stepview.Rolled], metrics: Sequence[Row]) -> list[RenderableType]:
+    """Mean reward by step of the expert's trajectory in both halves of the run, and why the format gate refused."""
+    found = stepview.parts(visits)
+    if not found:
+        return []
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_row("reward of", "visits", *(f"training {part.name}" for part in found), style="dim")
+    for name, counted, means in stepview.by_range(found, STEP_ROWS):
+        reached = 0 if means[-1] is None else round(max(0.0, min(1.0, means[-1])) * REWARD_WIDTH)
+        figures = [Text("-" if mean is None else f"{mean:.3f}") for mean in means]
+        table.add_row(name, f"{counted:,}", *figures, Text("█" * reached, "cyan"))
+    refused = Table.grid(padding=(0, 2, 0, 0))
+    for reason, start, end in stepview.refusals(metrics):
+        refused.add_row(Text(reason), Text(f"{percent(start)} → {percent(end)}"))
+    told: list[RenderableType] = [table, Text(stepview.learnt(found))]
+    if refused.row_count:
+        told += [Text("refused by the format gate, share of the rollouts:", "dim"), refused]
+    return told
 
 
 def bar(solved: float, fallback: float) -> Text:
@@ -210,8 +247,8 @@ def accuracies(evaluations: Sequence[Row]) -> list[RenderableType]:
 
 
 def chosen_groups(rollouts: Sequence[Row]) -> list[Row]:
-    """The last group of each decision, in the order in which they were drawn."""
-    last: dict[str, int] = {str(row.get("decision")): i for i, row in enumerate(rollouts)}
+    """The last group of each decision, in the order in which they were drawn; steps of an expert have their own."""
+    last = {(str(row.get("decision")), stepview.is_step(row)): i for i, row in enumerate(rollouts)}
     return [rollouts[i] for i in sorted(last.values())]
 
 
@@ -224,13 +261,16 @@ def group(row: Row) -> list[RenderableType]:
     table.add_column(no_wrap=True)
     table.add_column(ratio=1)
     table.add_row(Text("prompt", "dim"), Text(cut(prompt_text(row.get("prompt")))))
+    if row.get("opening"):
+        table.add_row(Text("begun", "dim"), Text(cut(row["opening"])))
     completions = list(row.get("completions") or [])
     for completion in spread(completions):
         table.add_row(verdict(completion), Text(cut(completion.get("text"))))
     if len(completions) > COMPLETIONS:
         table.add_row("", Text(f"... and {len(completions) - COMPLETIONS} more completions", "dim"))
-    if row.get("demonstration") is not None:
-        table.add_row(Text("expert", "yellow"), Text(cut(demonstration_text(row["demonstration"]))))
+    expert = row["answer"] if stepview.is_step(row) else row.get("demonstration")
+    if expert is not None:
+        table.add_row(Text("expert", "yellow"), Text(cut(demonstration_text(expert))))
     return [head, Padding(table, (0, 0, 1, 2))]
 
 
@@ -243,12 +283,14 @@ def spread(completions: Sequence[Row]) -> list[Row]:
 
 
 def verdict(completion: Row) -> Text:
-    """`✓ 1.00  A +1.87`, with `cut off` below when the length limit ended it."""
+    """`✓ 1.00  A +1.87`; below, `cut off` when the length limit ended it, or why the format gate refused it."""
     score, advantage = completion.get("score") or {}, completion.get("advantage")
     correct = score.get("correct")
     mark, style = ("?", "dim") if correct is None else ("✓", "green") if correct else ("✗", "red")
     credit = "" if advantage is None else f"  A {advantage:+.2f}"
-    stopped = "\n  cut off" if completion.get("stop") == "length" else ""
+    refused = stepview.reason(completion)
+    stopped = "\n  cut off" if completion.get("stop") == "length" and refused != "cut" else ""
+    stopped += f"\n  {refused}" if refused else ""
     return Text.assemble((mark, style), f" {score.get('value') or 0.0:.2f}{credit}", (stopped, "dim"))
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import html
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from superrl.report import number, percent
 
 POINTS = 240
 """A curve of more points is drawn through the means of so many equal runs of them."""
+TEXT = 2500
+"""The most characters of one text that a page shows."""
 WIDTH, HEIGHT = 340, 170
-LEFT, RIGHT, TOP, BOTTOM = 50, 8, 14, 22
+LEFT, RIGHT, TOP, BOTTOM = 60, 8, 14, 22
 """The drawing, and the margins of its plot, in SVG units."""
 
 Point = tuple[float, float | None]
@@ -59,6 +61,13 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
 def join(parts: Iterable[object]) -> Markup:
     """Parts one after the other, escaped unless they are Markup; None is left out."""
     return Markup("".join(escape(part) for part in parts if part is not None))
+
+
+def shortened(text: str) -> str:
+    """A text's beginning and end, where it is longer than a page can take."""
+    if len(text) <= TEXT:
+        return text
+    return f"{text[: TEXT - 500]}\n[... {len(text) - TEXT:,} characters ...]\n{text[-500:]}"
 
 
 def _visible(character: str) -> bool:
@@ -135,16 +144,21 @@ def merged(series: Sequence[Series]) -> list[Series]:
     return found
 
 
-def chart(title: str, series: Sequence[Series], *, rate: bool, stages: Sequence[tuple[str, float]] = ()) -> Markup:
-    """A figure of some curves over the steps; nothing where there is no value. `stages`: name and last step of each."""
+def chart(
+    title: str, series: Sequence[Series], *, rate: bool, stages: Sequence[tuple[str, float]] = (), plain: bool = False
+) -> Markup:
+    """A figure of some curves over the steps; nothing where there is no value. `stages`: name and last step of each.
+
+    A `rate` is drawn from 0 to 1, and its figures are percentages unless `plain`.
+    """
     series = merged(series)
     box = frame(series, rate)
     if box is None:
         return Markup("")
-    form = percent if rate else number
+    form = percent if rate and not plain else number
     drawing = tag(
         "svg", _axes(box, form(box.values[0]), form(box.values[1])), _boundaries(box, stages),
-        *(_curve(one, box, index, rate) for index, one in enumerate(series)),
+        *(_curve(one, box, index, form) for index, one in enumerate(series)),
         viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=title,
     )  # fmt: skip
     keys = [
@@ -181,7 +195,7 @@ def _boundaries(box: Frame, stages: Sequence[tuple[str, float]]) -> Markup:
     return join(parts)
 
 
-def _curve(one: Series, box: Frame, index: int, rate: bool) -> Markup:
+def _curve(one: Series, box: Frame, index: int, form: Callable[[float | None], str]) -> Markup:
     """A line broken where nothing was computed, dots where points are few or stand alone, and their intervals."""
     points = thinned(one.points)
     path, dots = "", []
@@ -193,8 +207,7 @@ def _curve(one: Series, box: Frame, index: int, rate: bool) -> Markup:
         linked = i > 0 and points[i - 1][1] is not None
         path += f"{'L' if linked else 'M'}{x:.1f} {y:.1f}"
         if few or not (linked or (i + 1 < len(points) and points[i + 1][1] is not None)):
-            said = percent(value) if rate else number(value)
-            label = tag("title", f"{one.name}, step {step:g}: {said}")
+            label = tag("title", f"{one.name}, step {step:g}: {form(value)}")
             dots.append(tag("circle", label, cx=f"{x:.1f}", cy=f"{y:.1f}", r=2.5, class_=f"s{index}"))
     lines = [
         tag("path", d=f"M{box.x(step):.1f} {box.y(ends[0]):.1f}V{box.y(ends[1]):.1f}", class_=f"interval s{index}")

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from superrl import checkpoint, models, persistence, runfolder, setup, telemetry
+from superrl import checkpoint, models, persistence, pivots, runfolder, setup, telemetry
 from superrl.config import Recipe
 from superrl.errors import RunError, UserError
 from superrl.evaluation import evaluate
@@ -223,10 +223,14 @@ def collect(run: Run, stage: Stage, position: Position, clock: Clock) -> tuple[l
     """The step's scored groups to learn from, all groups drawn for it, and the position after drawing them."""
     config, method, cursor = stage.config, stage.method, position.cursor
     drawn: list[Group] = []
+    with clock("rollout"):
+        among = _pool(run, stage, position)
+    if config.pivots is not None and pivots.due(position.stage_step, config.pivots.every):
+        cursor = 0  # a place in the order of another pool says nothing
 
     def draw(count: int, attempt: int) -> list[Group]:
         nonlocal cursor
-        indices = stage.take(cursor, count, run.session.recipe.seed)
+        indices = stage.take(among, cursor, count, run.session.recipe.seed)
         cursor += len(indices)
         visit = (run.session.recipe.seed, ROLLOUT, stage.index, position.step, attempt)
         groups = keyed([stage.groups[i] for i in indices], visit)
@@ -249,6 +253,27 @@ def collect(run: Run, stage: Stage, position: Position, clock: Clock) -> tuple[l
     keep = config.refill.keep or method.refill_keeps
     filled = refill(draw, config.prompts_per_step, config.refill, keep, position.carried)
     return list(filled.groups), drawn, replace(position, cursor=cursor, carried=filled.carried)
+
+
+def _pool(run: Run, stage: Stage, position: Position) -> Sequence[int]:
+    """The indices of the groups to draw from: all of the stage's, or its pivots."""
+    wanted = stage.config.pivots
+    if wanted is None:
+        return range(len(stage.groups))
+    return pivots.pool(
+        stage.groups,
+        stage.environment,
+        run.sampler,
+        **wanted.model_dump(),
+        folder=run.folder.path,
+        data=stage.digest,
+        stage=stage.index,
+        step=position.step,
+        stage_step=position.stage_step,
+        seed=run.session.recipe.seed,
+        heard=run.heard,
+        note=run.progress.note,
+    )
 
 
 def _open(

@@ -20,6 +20,7 @@ from superrl.errors import UserError, nearest
 from superrl.raster import TAUGHT, settled
 from superrl.report import percent, plain_console, read_rows
 from superrl.show import DECISIONS, check_run, demonstration_text, plain, print_sections, prompt_text, verdict
+from superrl.stepview import is_step
 from superrl.visits import CARRIED, DISCARDED
 
 Row = Mapping[str, Any]
@@ -192,13 +193,17 @@ def _grid() -> Table:
 
 
 def _texts(text: Row, row: Row) -> Table:
-    """The prompt, every different completion from best to worst, and the demonstration."""
+    """The prompt, every different completion from best to worst, and what the expert wrote."""
     table = _grid()
     table.add_row(Text("prompt", "dim"), Text(lines(prompt_text(text["prompt"]))))
+    if text.get("opening"):
+        table.add_row(Text("begun", "dim"), Text(lines(text["opening"])))
     for same in alike(text["completions"]):
         times = Text(f"\n  ×{len(same)}" if len(same) > 1 else "", "dim")
         table.add_row(Text.assemble(verdict(same[0]), times), Text(lines(same[0]["text"])))
-    if text["demonstration"] is not None:
+    if is_step(text):
+        table.add_row(Text("expert", "yellow"), Text(lines(text["answer"])))
+    elif text["demonstration"] is not None:
         table.add_row(Text("expert", "yellow"), Text(lines(demonstration_text(text["demonstration"]))))
     elif row["decision"] in TAUGHT:
         table.add_row(Text("expert", "yellow"), Text("several demonstrations; their texts are in the data"))

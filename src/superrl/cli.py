@@ -1,7 +1,7 @@
 """The command line: parse, call, print. Exit status 0 done, 2 the input is wrong, 1 a failure, 130 / 143 interrupted.
 
-Whatever goes wrong, a person reads one sentence on stderr. Only a bug leaves a traceback, in `error.log` of the run
-folder. Every command imports what it needs when it runs, so that `superrl --help` starts no torch.
+Whatever goes wrong, a person reads one sentence on stderr (`exits`). Every command imports what it needs when it runs,
+so that `superrl --help` starts no torch.
 """
 
 from __future__ import annotations
@@ -9,18 +9,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
-from superrl.errors import Interrupted, RunError, UserError
-
-if TYPE_CHECKING:
-    from superrl.comparison.plan import ComparisonConfig
-    from superrl.config import PromptConfig
+from superrl.arguments import check_writable, plan_of, prompt_of, reward_of, yaml_of
+from superrl.errors import UserError
+from superrl.exits import explain, run_folder
 
 DEFAULT = "default"
 """The recipe of `superrl train` without an argument."""
@@ -30,12 +27,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Post-train language models with reinforcement learning and supervision together.",
 )  # fmt: skip
-
-_UsageError = cast("type[Exception]", typer.BadParameter.__bases__[0])
-"""What the parser raises for an unknown command or option; its class lives in click or in typer, by version."""
-
-_run_folder: list[Path] = []
-"""The run folder once a command has one: where the traceback of a bug goes."""
 
 
 @app.command()
@@ -70,7 +61,7 @@ def train(
     from superrl.training import train as run
 
     folder = out or default_path(source)
-    _run_folder[:] = [folder]
+    run_folder[:] = [folder]
     with Progress(settings) as progress:
         run(settings, folder, resume=resume, progress=progress)
 
@@ -89,11 +80,11 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Measure a model's accuracy and pass@k. With a 95 % interval, on data of any kind superrl reads."""
-    rewards, template = _reward(reward), _prompt(prompt)
+    rewards, template = reward_of(reward), prompt_of(prompt)
     if out is not None:
-        _check_writable(out)
+        check_writable(out)
 
-    from superrl.evaluation import evaluate_model
+    from superrl.evaluation import evaluate_model, step_tables
     from superrl.report import Progress
 
     with Progress() as progress:
@@ -103,6 +94,8 @@ def evaluate(
             prompt=template, seed=seed, heard=progress.tokens,
         )  # fmt: skip
     typer.echo(_figures(figures))
+    if "by" in figures:
+        typer.echo("\n" + step_tables(figures["by"]))
     if out is not None:
         out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
@@ -133,13 +126,13 @@ def compare(
         folder = out
     else:
         arguments = [*([] if recipe is None else [recipe]), *(others or [])]
-        plan = _plan(arguments, seeds, tune, without, jobs)
+        plan = plan_of(arguments, seeds, tune, without, jobs)
 
         from superrl.comparison.runner import compare as carry_out
         from superrl.runfolder import default_path
 
         folder = out or default_path("compare")
-        _run_folder[:] = [folder]
+        run_folder[:] = [folder]
         carry_out(plan, folder, typer.echo)
     report.analyse(folder)
     glance.show(json.loads((folder / "compare.json").read_text(encoding="utf-8")), folder)
@@ -154,6 +147,30 @@ def inspect(
     from superrl.inspection import inspect as describe
 
     typer.echo(describe(data, model))
+
+
+@app.command()
+def steps(
+    source: Annotated[str, typer.Argument(metavar="IN", help="a file of trajectories: solutions, or agents' runs")],
+    out: Annotated[Path, typer.Option(help="the file of rows to write (.jsonl)")],
+    format: Annotated[str, typer.Option(metavar="NAME", help="the file's format; auto recognises it")] = "auto",
+    parser: Annotated[str, typer.Option(metavar="NAME", help="how written solutions are cut: titled, ...")] = "auto",
+    report: Annotated[Path | None, typer.Option(help="write what was read and dropped to this JSON file")] = None,
+    unresolved: Annotated[bool, typer.Option("--unresolved", help="keep what did not solve its task, too")] = False,
+    drop_submit: Annotated[bool, typer.Option("--drop-submit", help="leave out an agent's closing step")] = False,
+    targets: Annotated[
+        str | None, typer.Option(metavar="KIND", help="write a row a step: paper, next, all or whole")
+    ] = None,
+    think: Annotated[
+        str | None, typer.Option(metavar="MODE", help="the steps' template: prefilled, required, optional or none")
+    ] = None,
+) -> None:
+    """Cut trajectories into steps. Any file of solutions or agents' runs in, data rows out, with a report of drops."""
+    from superrl.trajectories import convert, import_options, instance_options
+
+    importing = import_options(parser, unresolved=unresolved, submit=not drop_submit)
+    chosen = instance_options(targets, think)
+    typer.echo(convert(source, out, format=format, importing=importing, targets=chosen, report=report))
 
 
 @app.command()
@@ -183,7 +200,7 @@ def page(
 ) -> None:
     """Write a run as one HTML page. Curves, the switch raster, groups; works without a network."""
     if out is not None:
-        _check_writable(out)
+        check_writable(out)
 
     from superrl.page import write
 
@@ -225,6 +242,91 @@ def export(
     typer.echo(f"wrote {out}")
 
 
+@app.command()
+def rewrite(
+    source: Annotated[str, typer.Argument(metavar="IN", help="rows with written solutions: a file, preset or hf:ID")],
+    endpoint: Annotated[str, typer.Option(metavar="URL", help="as in http://localhost:8000/v1")],
+    model: Annotated[str, typer.Option(help="the model's name there")],
+    out: Annotated[Path, typer.Option(help="the .jsonl file to write")],
+    report: Annotated[Path | None, typer.Option(help="write counts and dropped replies to this JSON file")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="first so many rows")] = None,
+    reward: Annotated[str | None, typer.Option(help="what checks the answers (default: the data's, else math)")] = None,
+    question: Annotated[str | None, typer.Option(help="the column that holds it, if not `prompt`")] = None,
+    solution: Annotated[str | None, typer.Option(help="the column that holds it, if not `demonstrations`")] = None,
+    answer: Annotated[str | None, typer.Option(help="the column that holds it, if not `answer`")] = None,
+    key_env: Annotated[str, typer.Option(help="the environment variable with the key, if any")] = "OPENAI_API_KEY",
+    concurrency: Annotated[int, typer.Option(min=1, help="requests at a time")] = 16,
+    timeout: Annotated[float, typer.Option(min=1.0, help="seconds for one reply")] = 300.0,
+    retries: Annotated[int, typer.Option(min=0, help="further tries of a request that fails")] = 6,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="longest reply (default: the server's)")] = None,
+    body: Annotated[str, typer.Option(help="fields of every request, YAML: '{temperature: null, seed: 1}'")] = "{}",
+    kept: Annotated[Path | None, typer.Option(help="where replies are kept (default: in the cache folder)")] = None,
+) -> None:
+    """Put solutions into titled steps. By a language model behind an OpenAI-compatible endpoint."""
+    fields = yaml_of("--body", body)
+    if not isinstance(fields, dict):
+        raise UserError(f"--body {body!r} must be a mapping such as '{{temperature: 0.7}}'")
+    if report is not None:
+        check_writable(report)
+
+    from superrl import rewrite as rewriting
+    from superrl.data.written import check_out
+    from superrl.endpoint import endpoint as opened
+    from superrl.report import Progress
+
+    check_out(out)
+    where = opened(
+        endpoint, model, key_env=key_env, concurrency=concurrency, timeout=timeout, retries=retries, body=fields
+    )
+    columns = rewriting.Columns(question, solution, answer)
+    with Progress() as progress:
+        found = rewriting.rewrite(
+            source, out, where, columns=columns, reward=reward_of(reward), limit=limit, kept=kept,
+            max_tokens=max_tokens, heard=rewriting.Counted(progress.phase).heard, note=progress.note,
+        )  # fmt: skip
+    typer.echo(found.text())
+    if report is not None:
+        report.write_text(json.dumps(found.row(), indent=2) + "\n", encoding="utf-8")
+    if not found.kept:
+        raise UserError(f"no solution of {source} survived, so {out} was not written")
+
+
+@app.command()
+def profile(
+    model: Annotated[str, typer.Argument(help="model folder, run folder, .gguf file, bundled name or hub id")],
+    data: Annotated[str, typer.Argument(help="steps:SOURCE, or anything else that train reads")],
+    out: Annotated[Path, typer.Option(help="the .jsonl file to write the kept rows to")],
+    rollouts: Annotated[int, typer.Option(min=2, help="rollouts a problem")] = 8,
+    below: Annotated[float, typer.Option(help="keep those whose mean reward is below this")] = 0.9,
+    report: Annotated[Path | None, typer.Option(help="write id, mean, variance, kept of every problem here")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="first so many problems")] = None,
+    temperature: Annotated[float, typer.Option(min=0.01)] = 1.0,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="default: what the data bring")] = None,
+    max_context: Annotated[int | None, typer.Option(min=1, help="leave out what is longer, reply included")] = None,
+    reward: Annotated[str | None, typer.Option(help="a reward's name, or its YAML: '{name: step_similarity}'")] = None,
+    prompt: Annotated[str | None, typer.Option(help="a template with {prompt}, or YAML: '{system: ...}'")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Keep the problems a model can learn from. Those whose rollouts differ in reward, and are not yet good."""
+    rewards, template = reward_of(reward), prompt_of(prompt)
+    if report is not None:
+        check_writable(report)
+
+    from superrl import pivots
+    from superrl.data.written import check_out
+    from superrl.report import Progress
+
+    check_out(out)
+    with Progress() as progress:
+        progress.phase("profiling")
+        found = pivots.profile_model(
+            model, data, out, rollouts=rollouts, below=below, report=report, limit=limit, temperature=temperature,
+            max_new_tokens=max_new_tokens, max_context=max_context, reward=rewards, prompt=template, seed=seed,
+            heard=progress.tokens,
+        )  # fmt: skip
+    typer.echo(found)
+
+
 def main() -> None:
     """The console script: run a command, turn what it raises into one sentence and an exit status."""
     sys.exit(run(sys.argv[1:]))
@@ -232,7 +334,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; the exit status."""
-    _run_folder.clear()
+    run_folder.clear()
     try:
         status = app(list(arguments) or ["--help"], prog_name="superrl", standalone_mode=False)
         sys.stdout.flush()
@@ -243,120 +345,6 @@ def run(arguments: Sequence[str]) -> int:
         sentence, status = explain(error)
         print(f"superrl: {sentence}", file=sys.stderr)
     return status if isinstance(status, int) else 0
-
-
-def explain(error: BaseException) -> tuple[str, int]:
-    """What to tell a person about an exception, and the exit status. A bug's traceback goes to the run's error.log."""
-    if isinstance(error, UserError | RunError):
-        again = _again() if isinstance(error, RunError) and _is_comparison() else None
-        return f"{error}; continue with: {again}" if again else str(error), error.exit_code
-    if isinstance(error, Interrupted | KeyboardInterrupt | typer.Abort):
-        return _interrupted(error)
-    if isinstance(error, _UsageError):
-        message = cast("Any", error).format_message()
-        return f"{message[0].lower()}{message[1:].rstrip('.')}; see superrl --help", 2
-    if "No space left on device" in str(error):
-        return "the disk is full: free some space, then continue with --resume", 1
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "DefaultCPUAllocator" in str(error):
-        return "out of memory: lower max_tokens_per_pack, prompts_per_step or max_new_tokens, or the model's size", 1
-    return _bug(error)
-
-
-def _interrupted(error: BaseException) -> tuple[str, int]:
-    status = error.exit_code if isinstance(error, Interrupted) else 130
-    if not isinstance(error, Interrupted) or not _run_folder:
-        return "interrupted", status
-    return f"interrupted; continue with: {_again()}", status
-
-
-def _is_comparison() -> bool:
-    return bool(_run_folder) and (_run_folder[0] / "comparison.yaml").is_file()
-
-
-def _again() -> str:
-    folder = _run_folder[0]
-    if _is_comparison():
-        return f"superrl compare {folder}/comparison.yaml --out {folder}"
-    return f"superrl train {folder}/config.yaml --out {folder} --resume"
-
-
-def _bug(error: BaseException) -> tuple[str, int]:
-    """An exception nobody planned: the traceback is kept where the report of a bug needs it."""
-    trace = "".join(traceback.format_exception(error))
-    sentence = f"unexpected {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
-    if _run_folder and _run_folder[0].is_dir():
-        log = _run_folder[0] / "error.log"
-        try:
-            log.write_text(trace, encoding="utf-8")
-        except OSError:
-            return f"{sentence}\n{trace}", 1
-        return f"{sentence} (traceback in {log})", 1
-    return f"{sentence}\n{trace}", 1
-
-
-def _plan(
-    arguments: Sequence[str], seeds: int | None, tune: str | None, without: str | None, jobs: int | None
-) -> ComparisonConfig:
-    """A plan from its file, which then says all but `jobs`, or from recipes and options."""
-    from superrl.comparison.plan import is_plan, planned, read_plan
-
-    overrides = [argument for argument in arguments if "=" in argument and not Path(argument).is_file()]
-    recipes = [argument for argument in arguments if argument not in overrides]
-    if not recipes:
-        raise UserError("name a recipe to compare, such as `superrl compare default`, or a plan")
-    if plans := [recipe for recipe in recipes if is_plan(Path(recipe))]:
-        if len(arguments) > 1 or seeds is not None or tune is not None or without is not None:
-            raise UserError(f"{plans[0]} is a plan, which says all but --jobs: put recipes, seeds and settings there")
-        return read_plan(Path(plans[0]), **({} if jobs is None else {"jobs": jobs}))
-    try:
-        rates = [float(rate) for rate in tune.split(",")] if tune is not None else []
-    except ValueError:
-        raise UserError(f"--tune {tune!r} must be learning rates, such as 1e-5,3e-5,1e-4") from None
-    leave_out = [arm.strip() for arm in without.split(",")] if without is not None else []
-    return planned(recipes, overrides, seeds or 3, rates, leave_out, jobs or 1)
-
-
-def _yaml(option: str, text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"{option} {text!r} is not valid YAML") from None
-
-
-def _reward(text: str | None) -> dict[str, Any] | list[dict[str, Any]] | None:
-    """`math` or `{name: math}` or a list of such, as a recipe would hold it."""
-    if text is None:
-        return None
-    value = _yaml("--reward", text)
-    values = value if isinstance(value, list) else [value]
-    items = [{"name": item} if isinstance(item, str) else item for item in values]
-    if not items or not all(isinstance(item, dict) and "name" in item for item in items):
-        raise UserError(f"--reward {text!r} must be a reward's name, or YAML such as '{{name: math}}'")
-    return items if isinstance(value, list) else items[0]
-
-
-def _prompt(text: str | None) -> PromptConfig | None:
-    """A template such as `Question: {prompt}`, or the whole mapping in YAML."""
-    if text is None:
-        return None
-    from pydantic import ValidationError
-
-    from superrl.complaint import explain
-    from superrl.config import PromptConfig
-
-    is_mapping = text.lstrip().startswith(("{system:", "{template:", "{chat:"))
-    try:
-        return PromptConfig.model_validate(_yaml("--prompt", text) if is_mapping else {"template": text})
-    except ValidationError as error:
-        raise UserError(explain(error, PromptConfig, "--prompt")) from None
-
-
-def _check_writable(path: Path) -> None:
-    """Before minutes of work, not after."""
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UserError(f"cannot write {path}: --out must be a file in a folder that exists and may be written to")
 
 
 def _figures(figures: dict[str, Any]) -> str:

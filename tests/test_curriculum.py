@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from small_runs import TASK, Ends, differences, recipe, rows, small_model
+from small_runs import TASK, Ends, differences, recipe, rows, small_model, write_lines
 from superrl import setup
 from superrl.config import Recipe
 from superrl.data import load
@@ -123,3 +123,72 @@ def test_a_curriculum_stopped_after_every_step_is_the_same_run(
             train(settings, parts, progress=Ends(1, by=signal.SIGTERM, kind="step"), resume=stopped > 0)
     train(settings, parts, resume=True)
     assert differences(whole, parts) == []
+
+
+def test_one_failed_draw_of_dynamic_sampling_is_not_the_first_step(model: Path, tmp_path: Path) -> None:
+    """The gate's share is over all that the first step drew: a late draw of one group may well be refused whole."""
+    folder = train(curriculum(model), tmp_path / "run")
+    row = next(row for row in rows(folder) if row["stage"] == "srl")
+    assert row["groups/drawn"] > 4, "several draws"
+    share = float(row["score/format"])
+    for least, stops in ((share * 0.9, False), (share * 1.1, True)):
+        settings = curriculum(model, srl={"method": {"name": "srl", "least_format": least}})
+        if stops:
+            with pytest.raises(UserError, match="rollouts pass the format gate"):
+                train(settings, tmp_path / str(least))
+        else:
+            train(settings, tmp_path / str(least))
+
+
+def test_a_set_judged_otherwise_starts_best_anew_and_one_judged_alike_does_not(model: Path) -> None:
+    exact = {"name": "step_similarity", "kind": "exact"}
+    alike = setup.build(curriculum(model))
+    assert list(map(id, alike.validation(0))) == list(map(id, alike.validation(1)))
+    otherwise = setup.build(curriculum(model, srl={"reward": exact}))
+    assert [one.name for one in otherwise.validation(0)] == [one.name for one in otherwise.validation(1)] == [HELD]
+    assert otherwise.validation(0)[0] is not otherwise.validation(1)[0]
+
+
+def test_a_stage_left_out_by_the_budget_leaves_best_alone(model: Path, tmp_path: Path) -> None:
+    own = {"validation": HELD, "train": STEPS, "max_new_tokens": None}
+    last = {"name": "best", "method": {"name": "sft"}, "steps": 0, "from": "best", **own}
+    stages = [STAGES[1] | {"from": "previous"}, {**STAGES[2], "from": "previous"}, last]
+    settings = recipe(model, *stages, evaluation={"every": 1}, budget={"tokens": 1})
+    folder = train(settings, tmp_path / "run")
+    told = json.loads((folder / "summary.json").read_text())["validation"]
+    steps = [row["step"] for row in rows(folder, "evaluations.jsonl") if row["split"] == "validation"]
+    assert steps == [0, 1] and told["best_step"] in (0, 1)
+
+
+def test_dynamic_sampling_in_the_order_of_trajectories_keeps_their_ends(model: Path, tmp_path: Path) -> None:
+    wanted = {
+        "refill": {"keep": "deviation", "epsilon": 0.0, "cap": 3},
+        "prompts_per_step": 1,
+        "steps": 6,
+        "group_size": 8,
+    }
+    folder = train(curriculum(model, srl=wanted), tmp_path / "run")
+    learnt = {
+        v["problem_id"].partition("/")[2]
+        for v in rows(folder, "visits.jsonl")
+        if v["decision"] == "pg" and v["stage"] == "srl"
+    }
+    assert learnt == {"step-1", "step-2"}
+
+
+def test_steps_that_do_not_stand_together_are_refused_at_once(model: Path, tmp_path: Path) -> None:
+    problems = [
+        {"id": f"{t}/{k}", "prompt": "1+1=", "answer": "2", "trajectory": t, "step": k} for k in (1, 2) for t in "ab"
+    ]
+    mixed = write_lines(tmp_path / "rows.jsonl", problems)
+    with pytest.raises(UserError, match="do not stand together in the data"):
+        setup.build(curriculum(model, srl={"train": str(mixed), "reward": {"name": "step_similarity"}}))
+
+
+def test_a_new_profile_goes_on_instead_of_beginning_again(model: Path, tmp_path: Path) -> None:
+    always = {"pivots": {"rollouts": 6, "below": 2.0, "every": 1}, "order": "shuffled", "refill": None, "steps": 6}
+    folder = train(
+        curriculum(model, srl={**always, "prompts_per_step": 1, "optimizer": {"lr": 1e-12}}), tmp_path / "run"
+    )
+    visited = {v["problem_id"] for v in rows(folder, "visits.jsonl") if v["stage"] == "srl"}
+    assert len(visited) > 1

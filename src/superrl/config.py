@@ -133,10 +133,10 @@ RewardSetting = Annotated[Plain | list[Plain] | None, BeforeValidator(_named)]
 class StageConfig(Frozen):
     """One stage: a method on some data for a number of steps. None means: what recipe, task or preset bring.
 
-    `order: trajectory` (for `steps:` data) keeps all steps of a trajectory in one batch, of at most `prompts_per_step`
-    problems, so that their contexts are computed once; `shuffled` mixes them. A `validation` of its own judges only
-    this stage: `best` then starts anew. Problems and demonstrations of more than `max_context` tokens, completion
-    included, are dropped and counted.
+    `order: trajectory` (for `steps:` data) keeps all steps of a trajectory in one batch, so that their contexts are
+    computed once: as many whole trajectories as fit into `prompts_per_step`, at least one; `shuffled` mixes the steps.
+    A `validation` of its own judges only this stage: `best` then starts anew. Problems and demonstrations of more than
+    `max_context` tokens, completion included, are dropped and counted.
     """
 
     name: str

@@ -133,12 +133,15 @@ def refill(
     config: RefillConfig,
     keep: str = "mixed",
     carried: Sequence[Group] = (),
+    *,
+    exact: bool = True,
 ) -> Refilled:
     """Draw until `want` groups pass the keep rule, at most `config.cap` times; `draw(count, attempt)` gives scored
     groups.
 
     Fewer than `want` come back when the cap is reached. Surplus groups are carried over if the config says so, else
-    lost (DAPO, arXiv:2503.14476 section 3.2).
+    lost (DAPO, arXiv:2503.14476 section 3.2); unless `exact` none is surplus: draws come in blocks, whose ends would
+    always be the ones to lose.
     """
     kept, drawn = list(carried), 0
     for attempt in range(config.cap):
@@ -147,6 +150,7 @@ def refill(
         fresh = draw(round((want - len(kept)) * config.oversample), attempt)
         drawn += len(fresh)
         kept += [group for group in fresh if KEEP[keep](group, config.epsilon)]
+    want = want if exact else len(kept)
     return Refilled(tuple(kept[:want]), tuple(kept[want:]) if config.carry_over else (), drawn)
 
 

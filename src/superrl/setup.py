@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,17 +212,17 @@ def build(
 
 def _validations(recipe: Recipe, workshop: Workshop) -> list[Evaluation]:
     """Every set that judges some stage, once for all stages that it judges alike: a stage's own set is evaluated under
-    that stage's prompt, reward and length, the run's set under the last stage's."""
-    judges: dict[tuple[str, int | None], set[int]] = {}
+    that stage's prompt, reward and lengths, the run's set under the last stage's."""
+    judges: dict[str, tuple[str, StageConfig, set[int]]] = {}
     for index, stage in enumerate(recipe.stages):
+        settings = stage if stage.validation else recipe.stages[-1]
+        how = settings.model_dump_json(include={"prompt", "reward", "max_new_tokens", "stop", "max_context"})
         for name in recipe.validation_of(index):
-            judges.setdefault((name, index if stage.validation else None), set()).add(index)
-    found = []
-    for (name, own), stages in judges.items():
-        settings = recipe.stages[-1 if own is None else own]
-        one = evaluation(workshop, "validation", name, recipe.evaluation, settings)
-        found.append(replace(one, stages=frozenset(stages)))
-    return found
+            judges.setdefault(f"{name} {how}", (name, settings, set()))[2].add(index)
+    return [
+        replace(evaluation(workshop, "validation", name, recipe.evaluation, settings), stages=frozenset(stages))
+        for name, settings, stages in judges.values()
+    ]
 
 
 def open_workshop(
@@ -287,11 +288,23 @@ def _stage(recipe: Recipe, index: int, workshop: Workshop) -> Stage:
                 f"{where}: method {config.method['name']} learns from demonstrations, and the data leave none: "
                 f"{summary(done.report)}"
             )
-    if config.order == "trajectory" and any("trajectory" not in group.problem.meta for group in groups):
+    if config.order == "trajectory":
+        _check_blocks(groups, where)
+    return Stage(index, config, method, groups, environment, _schedule(recipe, config), digest_of(groups))
+
+
+def _check_blocks(groups: Sequence[Group], where: str) -> None:
+    """The order of trajectories needs steps of trajectories, those of one together."""
+    names = [group.problem.meta.get("trajectory") for group in groups]
+    if not all(isinstance(name, str) for name in names):
         raise UserError(
             f"{where}.order: trajectory needs steps of trajectories: give `steps:` data, or leave order out"
         )
-    return Stage(index, config, method, groups, environment, _schedule(recipe, config), digest_of(groups))
+    if len(list(groupby(names))) > len(set(names)):
+        raise UserError(
+            f"{where}.order: trajectory: the steps of a trajectory do not stand together in the data: sort the rows by "
+            "`trajectory` and `step`, or leave order out"
+        )
 
 
 def digest_of(groups: Sequence[Group]) -> str:

@@ -226,7 +226,8 @@ def collect(run: Run, stage: Stage, position: Position, clock: Clock) -> tuple[l
     with clock("rollout"):
         among = _pool(run, stage, position)
     if config.pivots is not None and pivots.due(position.stage_step, config.pivots.every):
-        cursor = 0  # a place in the order of another pool says nothing
+        profiles = position.stage_step // (config.pivots.every or 1)
+        cursor = profiles * len(among)  # a place in the order of another pool says nothing: a fresh epoch
 
     def draw(count: int, attempt: int) -> list[Group]:
         nonlocal cursor
@@ -249,9 +250,12 @@ def collect(run: Run, stage: Stage, position: Position, clock: Clock) -> tuple[l
 
     if config.refill is None or not method.rolls_out:
         groups = draw(config.prompts_per_step, 0)
+        method.check_drawn(drawn, position.method_state)
         return groups, drawn, replace(position, cursor=cursor)
     keep = config.refill.keep or method.refill_keeps
-    filled = refill(draw, config.prompts_per_step, config.refill, keep, position.carried)
+    exact = config.order == "shuffled"
+    filled = refill(draw, config.prompts_per_step, config.refill, keep, position.carried, exact=exact)
+    method.check_drawn(drawn, position.method_state)
     return list(filled.groups), drawn, replace(position, cursor=cursor, carried=filled.carried)
 
 
@@ -325,9 +329,9 @@ def _enter(run: Run, stage: Stage, position: Position) -> Position:
         persistence.load_weights(run.learner, checkpoint.at(run.folder.checkpoints, position.best_step).path)
     done = run.learner.progress
     run.learner.begin(stage.schedule, stage.method.critic, _keeps_reference(stage))
+    judges, before = (run.session.validation(one) for one in (stage.index, position.stage))
     position = position.at_stage(stage.index, stage.method.initial_state(), done.updates, done.refused)
-    judges = run.session.recipe.validation_of
-    if stage.index and judges(stage.index) != judges(stage.index - 1):
+    if list(map(id, judges)) != list(map(id, before)):
         position = replace(position, best=None, best_step=None, evaluated=-1)
     if run.learner.reference is not None:
         persistence.save_reference(run.folder, run.learner, position)

@@ -104,11 +104,21 @@ def test_a_first_batch_that_hardly_passes_the_gate_stops_the_run_in_a_sentence()
     with pytest.raises(
         UserError, match=r"only 0 of the first 24 rollouts pass the format gate \(no_think 24\).*think=prefilled"
     ):
-        method.retry(failing, method.initial_state())
-    assert method.retry(fine, method.initial_state()) == {}
-    assert srl(least_format=0.0).retry(failing, {"looked": False}) == {}
-    later = method.after_step(None, [], method.initial_state())
-    assert method.retry(failing, later) == {}
+        method.check_drawn(failing, method.initial_state())
+    method.check_drawn(fine, method.initial_state())
+    srl(least_format=0.0).check_drawn(failing, {"looked": False})
+    method.check_drawn(failing, method.after_step(None, [], method.initial_state()))
+
+
+@pytest.mark.parametrize(
+    "mixing", [{"kl": {"in": "reward"}}, {"kl": {"in": "loss"}}, {"entropy_bonus": 0.1}, {"overlong": "soft"}]
+)
+def test_refusals_kept_apart_are_not_mixed_in_again(mixing):
+    srl(**mixing)
+    with pytest.raises(
+        UserError, match=r"format: mask keeps refused rollouts apart, which (kl or entropy_bonus|overlong) would"
+    ):
+        srl(format="mask", **mixing)
 
 
 @pytest.mark.parametrize(("keep", "expected"), [("deviation", 2), ("valid-deviation", 1)])

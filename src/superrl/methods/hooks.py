@@ -88,6 +88,9 @@ class Method:
         after every round, until nothing is wanted."""
         return {}
 
+    def check_drawn(self, groups: Sequence[Group], state: State) -> None:
+        """Sees all scored groups of a step before dynamic sampling has sifted them; may stop the run in a sentence."""
+
     def teacher(self, group: Group, state: State) -> Sequence[Message] | None:
         """The messages under which the policy itself teaches this group's rollouts (`logp_teacher`); None: it does
         not."""

@@ -12,11 +12,11 @@ Leaves out the gate and the similarity, which are the reward's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from superrl.advantages import deviation
 from superrl.config import Frozen
@@ -24,14 +24,22 @@ from superrl.methods.grpo import Grpo, GrpoOptions
 from superrl.methods.hooks import Credit, Limits
 from superrl.methods.validity import added, among_valid, by_gate, check_format
 from superrl.metrics import mean
-from superrl.records import Group, Plan, Request, State, StepRecord
+from superrl.records import Group, Plan, State, StepRecord
 
 
 class SrlOptions(GrpoOptions):
-    """`least_format`: the share of the first batch that must pass the gate, lest nothing ever trains; 0: any."""
+    """`least_format`: the share of the first step's rollouts that must pass the gate, lest nothing ever trains."""
 
     format: Literal["reward", "mask", "decoupled"] = "reward"
     least_format: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+
+    @model_validator(mode="after")
+    def _refusals_are_apart(self) -> SrlOptions:
+        held = self.kl.where != "none" or self.entropy_bonus > 0
+        others = {"kl or entropy_bonus": held, "overlong": self.overlong == "soft", "critic": self.baseline == "critic"}
+        if self.format != "reward" and (mixed := next((name for name, on in others.items() if on), None)):
+            raise ValueError(f"format: {self.format} keeps refused rollouts apart, which {mixed} would mix in again")
+        return self
 
 
 class Srl(Grpo):
@@ -49,11 +57,10 @@ class Srl(Grpo):
         """Whether the first batch has been looked at."""
         return {"looked": False}
 
-    def retry(self, groups: Sequence[Group], state: State) -> Mapping[int, Sequence[Request]]:
-        """Wants nothing more; here it sees all that was drawn, before dynamic sampling sifts it."""
+    def check_drawn(self, groups: Sequence[Group], state: State) -> None:
+        """Refuses to go on where hardly any rollout of the first step passed the gate."""
         if not state["looked"]:
             check_format(groups, self.options.least_format)
-        return {}
 
     def credits(self, groups: Sequence[Group]) -> list[list[Credit]]:
         """One advantage a rollout. Where the gate's refusals are no reward, similarity is compared among the valid."""

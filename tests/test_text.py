@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from small_tokenizers import BOS, BOS_AND_TURNS, CHATML, EOS, TURN, TURN_END, byte_tokenizer
+from superrl import text
 from superrl.config import PromptConfig
 from superrl.errors import UserError
 from superrl.records import Demonstration, Problem
@@ -169,3 +170,10 @@ def test_no_end_at_all_is_refused():
     assert eos_ids(tokenizer, (7,), PromptConfig()) == Endings((7,), 7)
     with pytest.raises(UserError, match="end-of-sequence"):
         eos_ids(tokenizer, (None,), PromptConfig())
+
+
+def test_thousands_of_texts_are_encoded_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "CHUNK", 2)
+    render, texts = renderer(), ["a", "bc", "", "ghi", "a\U0001f600"]
+    found = render.encode(texts)
+    assert found == [render.encode([one])[0] for one in texts]

@@ -169,7 +169,7 @@ GOOD = {"prompt": "1+1", "answer": "2"}
         ([{**GOOD, "demonstrations": ["2" * 99]}], "sft", "exact", "dropped: 1 too long (> 10 tokens"),
         ([{**GOOD, "answer": "??"}], "grpo", "math", "no parser reads the gold answer '??'; write a number or LaTeX"),
         ([{"prompt": "1+1"}], "grpo", "exact", "has no gold answer; add an 'answer' to its row"),
-        ([{**GOOD, "prompt": "1+" * 99}], "grpo", "exact", "every prompt is longer than the model's context of 160"),
+        ([{**GOOD, "prompt": "1+" * 99}], "grpo", "exact", "every prompt is longer than the 159 tokens"),
     ],
 )
 def test_wrong_data(

@@ -145,6 +145,21 @@ def test_the_same_state_is_not_written_twice(tmp_path: Path) -> None:
     assert checkpoint.damage_of(path) is None, "a damaged one is written again"
 
 
+def test_a_run_folder_stands_for_its_newest_whole_checkpoint(tmp_path: Path) -> None:
+    assert checkpoint.model_of("tiny") == "tiny"
+    assert checkpoint.model_of(str(tmp_path)) == str(tmp_path), "a folder without checkpoints is a model's own"
+    root = tmp_path / "checkpoints"
+    root.mkdir()
+    with pytest.raises(UserError, match=rf"^{tmp_path} holds no complete checkpoint yet$"):
+        checkpoint.model_of(str(tmp_path))
+    four, five = written(root, 4, 5)
+    assert checkpoint.model_of(str(tmp_path)) == str(five)
+    (five / "model.safetensors").write_bytes(b"")
+    told: list[str] = []
+    assert checkpoint.model_of(str(tmp_path), told.append) == str(four)
+    assert len(told) == 1 and "is damaged" in told[0]
+
+
 def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     written(tmp_path, 1, 2, 3, 4)
     checkpoint.prune(tmp_path, keep=2, also={1})

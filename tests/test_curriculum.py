@@ -94,10 +94,15 @@ def test_only_pivots_are_drawn_and_they_are_looked_for_again(model: Path, tmp_pa
 
 
 def test_a_context_may_be_bounded(model: Path, tmp_path: Path) -> None:
-    whole = setup.build(curriculum(model)).stages[1].groups
-    lengths = sorted(len(group.demonstrations[0].tokens) for group in whole)
-    few = setup.build(curriculum(model, srl={"max_context": lengths[-1] - 1})).stages[1].groups
-    assert 0 < sum(bool(group.demonstrations) for group in few) < len(whole)
+    """Whatever a rollout writes: prompt and completion together stay within it."""
+    whole = setup.build(curriculum(model)).stages[1]
+    longest = max(len(group.demonstrations[0].tokens) for group in whole.groups)
+    few = setup.build(curriculum(model, srl={"max_context": longest + 4})).stages[1]
+    room = few.environment.limits.max_new_tokens
+    sizes = [len(few.environment.renderer.context(group.problem)) + room for group in few.groups]
+    assert 0 < len(few.groups) < len(whole.groups) and max(sizes) <= longest + 4
+    with pytest.raises(UserError, match="every prompt is longer than the 1 tokens that are left for it"):
+        setup.build(curriculum(model, srl={"max_context": room + 1}))
 
 
 def test_the_order_of_trajectories_needs_trajectories(model: Path, tmp_path: Path) -> None:

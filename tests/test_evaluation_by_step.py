@@ -82,6 +82,30 @@ def test_steps_are_in_the_order_of_their_numbers():
     assert list(many["by"]["step"]) == ["2", "9", "10"] and many["by"]["tool"] == {}
 
 
+def test_the_tools_that_matter_most_come_first():
+    found = figures(*(step(number, tool) for number, tool in enumerate(["zip", "b", "a", "zip", "b", "zip"], start=1)))
+    assert [(tool, row["n"]) for tool, row in found["by"]["tool"].items()] == [("zip", 3), ("b", 2), ("a", 1)]
+    same = figures(step(1, "b"), step(2, "a"))
+    assert list(same["by"]["tool"]) == ["a", "b"]
+
+
+def test_columns_of_the_same_names_that_are_something_else_are_no_steps():
+    ours = step(1, "ls")
+
+    def other(**meta):
+        return replace(ours, meta={**ours.meta, **meta})
+
+    strangers = [
+        other(trajectory=[{"role": "user", "content": "q"}]), other(step="1"), other(step=[1]), other(step=True),
+        other(step=1.0), other(step=None), replace(ours, meta={"trajectory": "t"}),
+    ]  # fmt: skip
+    assert "by" not in figures(*strangers, reward=Bare())
+    found = figures(*strangers, ours, other(step=0), reward=Bare())["by"]
+    assert {number: row["n"] for number, row in found["step"].items()} == {"0": 1, "1": 1}
+    tools = figures(ours, other(tool={"name": "ls"}), other(tool=["ls"]), other(tool=3), other(tool=None))["by"]["tool"]
+    assert {tool: row["n"] for tool, row in tools.items()} == {"ls": 1}
+
+
 def test_the_tables_fit_into_80_columns():
     row = {"n": 123456, "reward": -0.25, "similarity": 0.5, "exact": 0.0, "format": 1.0, "tool": 1.0, "file": 0.125}
     tools = {f"a_tool_with_a_long_name_{i}": row for i in range(SHOWN + 3)}

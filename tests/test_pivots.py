@@ -243,6 +243,18 @@ def test_when_none_is_kept_nothing_is_written_but_the_report(model, tmp_path, ca
     assert "none of" in err and err.count("\n") == 1 and not out.exists() and report.exists()
 
 
+@pytest.mark.parametrize("option", ["--out", "--report"])
+def test_the_rows_that_are_profiled_are_not_written_over(model, tmp_path, capsys, option):
+    source = tmp_path / "in.jsonl"
+    row = {"id": "a", "prompt": "1+1=", "demonstrations": [{"steps": ["b", "c"]}]}
+    source.write_text(json.dumps(row) + "\n")
+    before = source.read_bytes()
+    line = ["profile", str(model), f"steps:{source}?think=none", "--out", str(tmp_path / "k.jsonl")]
+    assert cli.run([*line, *SETTINGS, "--below", "2", option, str(source)]) == 2
+    assert f"{option} {source} is a file that is read or written already" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [

@@ -304,6 +304,17 @@ def test_wrong_input_is_one_sentence(tmp_path, capsys, more, sentence):
     assert sentence in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--out", "--report", "--kept"])
+def test_the_rows_that_are_rewritten_are_not_written_over(tmp_path, capsys, option):
+    source = write_lines(tmp_path / "in.jsonl", [row(1)])
+    before = source.read_bytes()
+    with serving(divided) as server:
+        line = command(source, server.url, tmp_path / "out.jsonl", option, str(source))
+        assert cli.run(line) == 2 and not server.asked
+    assert f"{option} {source} is a file that is read or written already" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
 def test_a_server_that_is_down_is_one_sentence_and_status_2(tmp_path, capsys):
     source = write_lines(tmp_path / "in.jsonl", [row(1)])
     assert cli.run(command(source, "http://127.0.0.1:9/v1", tmp_path / "o.jsonl")) == 2

@@ -149,5 +149,6 @@ def test_a_row_says_which_step_it_is() -> None:
     row = rollout(1, "a", [])
     assert is_step(row) and headline(row) == "step 2 of 5: Factor"
     assert headline({**row, "meta": {"trajectory": "a", "step": 2, "steps": 5, "tool": "ls"}}) == "step 2 of 5: ls"
-    assert headline({**row, "meta": {"trajectory": "a"}}) == "step ?"
-    assert not is_step({"meta": {}}) and not is_step({})
+    assert headline({**row, "meta": {"trajectory": "a", "step": 2}}) == "step 2"
+    assert not is_step({"meta": {}}) and not is_step({}) and not is_step({"meta": {"trajectory": "a"}})
+    assert not is_step({"meta": {"trajectory": ["a"], "step": 2}}) and not is_step({"meta": None})

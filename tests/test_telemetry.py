@@ -83,3 +83,13 @@ def test_rows_of_steps_hold_what_was_compared_and_rows_of_others_nothing_new():
     assert (rows[0]["prompt"], rows[0]["opening"], rows[0]["answer"]) == ("q", "3+", "4")
     assert rows[0]["earlier"] == [{"role": "system", "content": "s"}]
     assert rows[0]["meta"] == {key: value for key, value in meta.items() if key != "repo"}
+
+
+def test_a_data_set_s_own_columns_of_those_names_are_not_taken_for_a_step():
+    meta = {"trajectory": "a", "step": 2, "steps": 3}
+    problem = replace(BATCH[0].problem, meta=meta)
+    assert telemetry.step_facts(problem)["meta"] == meta
+    for wrong in ({"trajectory": [{"role": "user"}]}, {"step": "2"}, {"step": True}, {"step": None}):
+        assert telemetry.step_facts(replace(problem, meta={**meta, **wrong})) == {}
+    odd = {**meta, "title": ["t"], "tool": {"name": "ls"}, "think": None}
+    assert telemetry.step_facts(replace(problem, meta=odd))["meta"] == meta

@@ -106,6 +106,17 @@ def newest(root: Path, report: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
+def model_of(name: str, report: Callable[[str], None] = lambda text: None) -> str:
+    """The model that a name stands for: of a run folder its newest complete checkpoint, else the name itself."""
+    folder = Path(name) / "checkpoints"
+    if not folder.is_dir():
+        return name
+    found = newest(folder, report)
+    if found is None:
+        raise UserError(f"{name} holds no complete checkpoint yet")
+    return str(found.path)
+
+
 def at(root: Path, step: int) -> Checkpoint:
     """The checkpoint of one step, which must be whole."""
     path = root / folder_name(step)
@@ -175,12 +186,7 @@ def export(source: Path, out: Path, dtype: str = "bfloat16") -> None:
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in dtypes:
         raise UserError(f"--dtype must be one of {', '.join(dtypes)}, got {dtype!r}")
-    folder = source
-    if (source / "checkpoints").is_dir():
-        found = newest(source / "checkpoints", print)
-        if found is None:
-            raise UserError(f"{source} holds no complete checkpoint yet")
-        folder = found.path
+    folder = Path(model_of(str(source), print))
     if not (folder / "config.json").is_file():
         raise UserError(f"{source} is neither a run folder nor a model folder")
     if out.exists() and any(out.iterdir()):

@@ -274,7 +274,7 @@ def rewrite(
     from superrl.endpoint import endpoint as opened
     from superrl.report import Progress
 
-    check_out(out)
+    check_out(out, source, report=report, kept=kept)
     where = opened(
         endpoint, model, key_env=key_env, concurrency=concurrency, timeout=timeout, retries=retries, body=fields
     )
@@ -316,7 +316,7 @@ def profile(
     from superrl.data.written import check_out
     from superrl.report import Progress
 
-    check_out(out)
+    check_out(out, data, report=report)
     with Progress() as progress:
         progress.phase("profiling")
         found = pivots.profile_model(

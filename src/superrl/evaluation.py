@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from superrl.checkpoint import newest
+from superrl.checkpoint import model_of
 from superrl.complaint import explain
 from superrl.config import EvaluationConfig, ModelConfig, PromptConfig, StageConfig, load
 from superrl.errors import UserError
@@ -24,6 +24,7 @@ from superrl.metrics import mean
 from superrl.records import Group, Request
 from superrl.rollout import Environment, Listener, keyed, roll_out, score
 from superrl.sampling.protocol import Sampler
+from superrl.steps.meta import is_step
 
 EVALUATION = 1
 """The purpose in an evaluation's seed keys (rollouts have 0): (seed, EVALUATION, problem, occurrence)."""
@@ -79,17 +80,26 @@ def _parts(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def _by_step_and_tool(groups: Sequence[Group]) -> dict[str, Any]:
-    """For problems that are steps of trajectories: n, reward and means of `BY_PARTS`, by step and by tool."""
-    steps = [group for group in groups if "trajectory" in group.problem.meta]
+    """For problems that are steps of trajectories: n, reward and means of `BY_PARTS`, by number of the step, and by
+    tool, the most frequent first."""
+    steps: defaultdict[int, list[Group]] = defaultdict(list)
+    tools: defaultdict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        if not is_step(group.problem.meta):
+            continue
+        steps[group.problem.meta["step"]].append(group)
+        tool = group.problem.meta.get("tool")
+        if isinstance(tool, str) and tool:
+            tools[tool].append(group)
     if not steps:
         return {}
-    found: dict[str, dict[str, Any]] = {}
-    for column in ("step", "tool"):
-        kinds = sorted({group.problem.meta[column] for group in steps if group.problem.meta.get(column)})
-        found[column] = {
-            str(kind): _figures([group for group in steps if group.problem.meta.get(column) == kind]) for kind in kinds
+    ranked = sorted(tools, key=lambda tool: (-len(tools[tool]), tool))
+    return {
+        "by": {
+            "step": {str(number): _figures(steps[number]) for number in sorted(steps)},
+            "tool": {tool: _figures(tools[tool]) for tool in ranked},
         }
-    return {"by": found}
+    }
 
 
 def _figures(groups: Sequence[Group]) -> dict[str, Any]:
@@ -155,7 +165,7 @@ def evaluate_model(
     """
     from superrl import models, setup
 
-    config, last = ModelConfig(name=_newest(model)), _last_stage(model)
+    config, last = ModelConfig(name=model_of(model)), _last_stage(model)
     function = reward if callable(reward) else None
     try:
         settings = EvaluationConfig(
@@ -191,14 +201,3 @@ def _last_stage(model: str) -> StageConfig | None:
     own = {key: getattr(whole.evaluation, key) for key in ("prompt", "reward", "max_new_tokens")}
     stage = whole.stages[-1].model_copy(update={key: value for key, value in own.items() if value is not None})
     return stage.model_copy(update={"reward": None}) if was_given(stage.reward) else stage
-
-
-def _newest(model: str) -> str:
-    """A run folder stands for its newest complete checkpoint."""
-    folder = Path(model) / "checkpoints"
-    if not folder.is_dir():
-        return model
-    found = newest(folder, lambda text: None)
-    if found is None:
-        raise UserError(f"{model} holds no complete checkpoint yet")
-    return str(found.path)

@@ -28,6 +28,7 @@ from superrl.data.prepare import Prepared, prepare, reasons, summary
 from superrl.records import Group, Trajectory
 from superrl.report import plain_console
 from superrl.setup import DEFAULT_MAX_NEW_TOKENS
+from superrl.steps.meta import is_step
 from superrl.text import Renderer, eos_ids
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def page(found: Findings) -> list[RenderableType]:
 
 def trajectories(groups: Sequence[Group]) -> str:
     """How many steps of how many expert trajectories there are; nothing of ordinary problems."""
-    names = [group.problem.meta["trajectory"] for group in groups if "trajectory" in group.problem.meta]
+    names = [group.problem.meta["trajectory"] for group in groups if is_step(group.problem.meta)]
     if not names:
         return ""
     steps, of = ("step" if len(names) == 1 else "steps"), ("trajectory" if len(set(names)) == 1 else "trajectories")
@@ -164,8 +165,8 @@ def title(text: str) -> Rule:
 def example(group: Group, tokenizer: PreTrainedTokenizerBase) -> list[RenderableType]:
     """One problem as the learner gets it, the trained tokens between brackets."""
     answer = "no gold answer" if group.problem.answer is None else f"gold answer {group.problem.answer!r}"
-    is_step = "trajectory" in group.problem.meta  # its answer is an action, and stands below
-    parts: list[RenderableType] = [title(f"problem {clean(group.problem.id)}{'' if is_step else f', {answer}'}")]
+    stepped = is_step(group.problem.meta)  # its answer is an action, and stands below
+    parts: list[RenderableType] = [title(f"problem {clean(group.problem.id)}{'' if stepped else f', {answer}'}")]
     if not group.demonstrations:
         parts.append(Padding(Text(clipped(group.problem.prompt)), (0, 2), expand=False))
         return [*parts, Text("no demonstration: this prompt only ever gets policy gradient", "dim")]
@@ -173,7 +174,7 @@ def example(group: Group, tokenizer: PreTrainedTokenizerBase) -> list[Renderable
     parts.append(Padding(marked(trajectory, tokenizer), (0, 2), expand=False))
     tokens = f"{len(trajectory.tokens) - trajectory.length} tokens of prompt, {trajectory.length} trained"
     parts.append(Text(f"{tokens}: those in {OPEN} {CLOSE}", "dim"))
-    return [*parts, *step(group)] if is_step else parts
+    return [*parts, *step(group)] if stepped else parts
 
 
 def step(group: Group) -> list[RenderableType]:
@@ -185,7 +186,9 @@ def step(group: Group) -> list[RenderableType]:
     table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, style="dim")
     table.add_column(ratio=1)
-    table.add_row("step", Text(f"{meta['step']} of {meta['steps']} of {clean(str(meta['trajectory']))}{about}"))
+    table.add_row(
+        "step", Text(f"{meta['step']} of {meta.get('steps', '?')} of {clean(str(meta['trajectory']))}{about}")
+    )
     table.add_row("opening", Text(clipped(problem.opening)) if problem.opening else Text("none", "dim"))
     table.add_row("action", Text(clipped(problem.answer or "")))
     table.add_row("demonstration", Text(clipped(problem.demonstrations[0].text), "green"))

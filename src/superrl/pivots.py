@@ -19,7 +19,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from superrl.checkpoint import newest
+from superrl.checkpoint import model_of
 from superrl.config import ModelConfig, PromptConfig
 from superrl.data.written import row_of, write_rows
 from superrl.errors import RunError, UserError
@@ -198,7 +198,7 @@ def profile_model(
     from superrl import models, setup
     from superrl.learner.copies import named_weights
 
-    config = ModelConfig(name=_newest(model))
+    config = ModelConfig(name=model_of(model))
     workshop = setup.open_workshop(config, setup.Given(), lambda text: None)
     loaded = workshop.load(source, "train")
     loaded = replace(loaded, problems=loaded.problems[:limit])
@@ -291,14 +291,3 @@ def _weights_digest(model: Any) -> str:
         told.update(name.encode())
         told.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return told.hexdigest()
-
-
-def _newest(model: str) -> str:
-    """A run folder stands for its newest complete checkpoint."""
-    folder = Path(model) / "checkpoints"
-    if not folder.is_dir():
-        return model
-    found = newest(folder, lambda text: None)
-    if found is None:
-        raise UserError(f"{model} holds no complete checkpoint yet")
-    return str(found.path)

@@ -24,6 +24,7 @@ from superrl.records import Group, Problem
 from superrl.rollout import Environment
 from superrl.sampling.local import LocalSampler
 from superrl.sampling.protocol import SamplingLimits
+from superrl.steps.meta import is_step
 from superrl.text import Renderer, eos_ids
 
 if TYPE_CHECKING:
@@ -159,13 +160,13 @@ class Workshop:
         self, loaded: data.Loaded, environment: Environment, unverified: str, name: str, max_context: int | None = None
     ) -> Prepared:
         """The groups of some data, and a line about them."""
-        longest = models.context_length(self.model)
         done = prepare(
             loaded,
             environment.renderer,
             environment.reward,
             max_new_tokens=environment.limits.max_new_tokens,
-            context_length=longest if max_context is None else min(longest, max_context),
+            context_length=models.context_length(self.model),
+            max_context=max_context,
             unverified="keep" if unverified == "keep" else "drop",
             stop=environment.limits.stop,
         )
@@ -296,7 +297,7 @@ def _stage(recipe: Recipe, index: int, workshop: Workshop) -> Stage:
 def _check_blocks(groups: Sequence[Group], where: str) -> None:
     """The order of trajectories needs steps of trajectories, those of one together."""
     names = [group.problem.meta.get("trajectory") for group in groups]
-    if not all(isinstance(name, str) for name in names):
+    if not all(is_step(group.problem.meta) for group in groups):
         raise UserError(
             f"{where}.order: trajectory needs steps of trajectories: give `steps:` data, or leave order out"
         )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from superrl.raster import settled
+from superrl.steps import meta
 from superrl.steps.think import CLOSE, OPEN
 
 Row = Mapping[str, Any]
@@ -87,7 +88,7 @@ def place(problem_id: object) -> Place | None:
 
 def is_step(row: Row) -> bool:
     """Whether a row of rollouts.jsonl is of a step."""
-    return "trajectory" in (row.get("meta") or {})
+    return meta.is_step(row.get("meta") or {})
 
 
 def rolled(rows: Iterable[Row]) -> list[Rolled]:
@@ -237,7 +238,7 @@ def proposal(completion: Row, think: str) -> Proposal:
 
 def headline(row: Row) -> str:
     """`step 3 of 7: Factor the cubic` of a row of rollouts.jsonl; for an agent the tool stands in for the title."""
-    meta = row["meta"]
-    of = f" of {meta['steps']}" if "steps" in meta else ""
-    about = meta.get("title") or meta.get("tool")
-    return f"step {meta.get('step', '?')}{of}" + (f": {about}" if about else "")
+    facts = row["meta"]
+    of = f" of {facts['steps']}" if "steps" in facts else ""
+    about = facts.get("title") or facts.get("tool")
+    return f"step {facts['step']}{of}" + (f": {about}" if about else "")

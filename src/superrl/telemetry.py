@@ -12,6 +12,7 @@ from typing import Any
 
 from superrl.metrics import Means, mean
 from superrl.records import Decision, Group, Plan, Problem, Sample, Trajectory, Update
+from superrl.steps.meta import is_step
 
 TOKEN_COUNTS = ("tokens/trained", "tokens/logical", "tokens/computed")
 STEP_META = ("trajectory", "step", "steps", "title", "tool", "think")
@@ -152,9 +153,10 @@ def step_facts(problem: Problem) -> dict[str, Any]:
     """What tells one step of an expert's trajectory: the messages before the last, what its answer begins with, the
     expert's action, and which step of which trajectory it is; nothing for an ordinary problem, whose rows stay as they
     are."""
-    if "trajectory" not in problem.meta:
+    if not is_step(problem.meta):
         return {}
-    meta = {key: problem.meta[key] for key in STEP_META if key in problem.meta}
+    known = {key: problem.meta.get(key) for key in STEP_META}
+    meta = {key: value for key, value in known.items() if isinstance(value, str | int)}  # others are the data set's own
     earlier = [dict(message) for message in problem.messages[:-1]]
     return {"earlier": earlier, "opening": problem.opening, "answer": problem.answer, "meta": meta}
 

@@ -203,8 +203,10 @@ def describe(
 ) -> dict[str, Any]:
     """The step's metrics: of the policy by all groups drawn now, of the decisions by the groups trained on."""
     rolled = telemetry.of_groups(drawn) | telemetry.of_decisions(groups, plan.decisions)
+    parts = stage.environment.reward.part_names if stage.method.rolls_out else ()
     return {
         **{f"method/{name}": value for name, value in plan.metrics.items()},
+        **{f"score/{name}": None for name in parts},
         **telemetry.of_learner(means, ("pg", "sft") if stage.method.rolls_out else ("sft",)),
         **(rolled if stage.method.rolls_out else {"groups/trained": float(len(groups))}),
         **telemetry.of_samples(plan.updates),

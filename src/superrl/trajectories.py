@@ -79,15 +79,9 @@ def _one_of(value: str, kind: Any, option: str) -> Any:
 
 def _check(source: str, out: Path, report: Path | None) -> None:
     """Before any work: that the files to write may be written, and are not the one that is read."""
-    check_out(out)
-    given = {Path(source).expanduser().resolve()}
+    check_out(out, source, report=report)
     for option, path in (("--out", out), ("--report", report)):
-        if path is None:
-            continue
-        if path.resolve() in given:
-            raise UserError(f"{option} {path} is a file that is read or written already: name another one")
-        given.add(path.resolve())
-        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        if path is not None and (path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK)):
             raise UserError(f"cannot write {path}: {option} must be a file in a folder that may be written to")
 
 

@@ -139,7 +139,9 @@ def test_reasons_that_only_a_source_knows_are_told_in_its_words():
 def test_a_prompt_needs_room_for_one_token():
     prompt = len(RENDERER.context(problem("p")))
     assert len(run(problem("p"), context=prompt + 1).groups) == 1
-    with pytest.raises(UserError, match=f"context of {prompt} tokens, the shortest has {prompt}: take a model"):
+    with pytest.raises(
+        UserError, match=f"than the {prompt - 1} tokens that are left for it, the shortest has {prompt}: take a model"
+    ):
         run(problem("p"), problem("r", prompt="qqq"), context=prompt)
     assert len(run(problem("p"), context=None).groups) == 1
 

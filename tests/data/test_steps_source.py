@@ -115,6 +115,44 @@ def test_a_uniform_gap_becomes_the_stop_string_and_another_does_not(tmp_path):
     assert "stop" not in other.defaults and other.problems[0].demonstrations[0].text == "Step 0 of 0"
 
 
+def splits(source):
+    return {split: data.load(source, split) for split in ("train", "validation", "test")}
+
+
+def odd_one(rows, path, split, query, **columns):
+    """A file in which one trajectory of `split` has other columns than the rest."""
+    sides = splits(f"steps:{write(path, *rows)}?held=0.5&{query}")
+    (name, *_) = [one.meta["trajectory"] for one in sides[split].problems]
+    return write(path, *({**row, **(columns if row["id"] == name else {})} for row in rows))
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_the_sides_of_a_source_agree_on_stop_room_and_kind(tmp_path, split):
+    rows, query = [row(i) for i in range(24)], "layout=continued&think=none&targets=all"
+    gap = {"demonstrations": [{"steps": ["a\n\nb", "c", "d"]}]}
+    found = splits(f"steps:{odd_one(rows, tmp_path / 'gap.jsonl', split, query, **gap)}?held=0.5&{query}")
+    assert all("stop" not in one.defaults for one in found.values())
+    assert not any(p.demonstrations[0].text.endswith("\n") for one in found.values() for p in one.problems)
+    long = {"demonstrations": [{"steps": ["x" * 400, "c", "d"]}]}
+    found = splits(f"steps:{odd_one(rows, tmp_path / 'long.jsonl', split, query, **long)}?held=0.5&{query}")
+    assert {one.defaults["max_new_tokens"] for one in found.values()} == {64 * (402 // 128 + 1)}
+    assert all(one.defaults["stop"] == ["\n\n"] for one in found.values())
+    call = {"demonstrations": [{"steps": [{"action": "ls", "tool": "ls", "observation": "a"}, "b", "c"]}]}
+    found = splits(f"steps:{odd_one(rows, tmp_path / 'call.jsonl', split, 'think=none', **call)}?held=0.5&think=none")
+    assert {one.defaults["reward"].get("kind") for one in found.values()} == {"tool_call"}
+
+
+def test_steps_that_are_no_targets_say_nothing_of_room_and_kind(tmp_path):
+    last = {"action": "x" * 4000, "tool": "submit", "observation": "done"}
+    rows = [row(i, demonstrations=[{"steps": ["a", "b", last]}]) for i in range(2)]
+    source = f"steps:{write(tmp_path / 'rows.jsonl', *rows)}?think=none"
+    assert (data.load(source, "train").defaults["max_new_tokens"], data.load(source, "train").defaults["reward"]) == (
+        64, {"name": "step_similarity"}
+    )  # fmt: skip
+    whole = data.load(f"{source}&targets=all", "train").defaults
+    assert whole["max_new_tokens"] == 64 * (4000 // 128 + 1) and whole["reward"]["kind"] == "tool_call"
+
+
 def test_written_solutions_are_cut_by_the_parser(tmp_path):
     solution = "We go.\n1. **Halve** 4\n2. **Add** 7\n3. **Say** 7"
     rows = [

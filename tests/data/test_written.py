@@ -81,8 +81,14 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path):
         yield {"a": 3}
         raise UserError("bad row")
 
+    def ends():
+        yield {"a": 4}
+        raise KeyboardInterrupt
+
     with pytest.raises(RunError, match=r"was not written \(the disk is full"):
         write_rows(out, breaks())
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(out, ends())
     with pytest.raises(UserError, match="bad row"):
         write_rows(out, refuses())
     assert out.read_text() == '{"a": 1}\n' and len(list(tmp_path.iterdir())) == 1
@@ -94,6 +100,30 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path):
 )
 def test_what_cannot_be_written_is_refused_before_any_work(tmp_path, name, sentence):
     (tmp_path / "d.jsonl").mkdir()
-    check_out(tmp_path / "fine.jsonl")
+    check_out(tmp_path / "fine.jsonl", "tasks:chain")
     with pytest.raises(UserError, match=sentence):
-        check_out(tmp_path / name)
+        check_out(tmp_path / name, "tasks:chain")
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{}", "steps:{}?targets=all&held=0.1", "{}?rows=0:5", "gsm8k:{}", "steps:gsm8k:{}?rows=1:2", "{link}", "{dots}"],
+)
+def test_a_file_that_is_read_is_not_written_over(tmp_path, source):
+    read, link, other = tmp_path / "in.jsonl", tmp_path / "link.jsonl", tmp_path / "other.jsonl"
+    link.symlink_to(read)
+    source = source.format(read, link=link, dots=tmp_path / "." / ".." / tmp_path.name / "in.jsonl")
+    check_out(other, source, report=tmp_path / "report.jsonl", kept=None)
+    for path in (read, link):
+        with pytest.raises(UserError, match=rf"^--out {path} is a file that is read or written already: name another"):
+            check_out(path, source)
+        with pytest.raises(UserError, match=rf"^--report {path} is a file that is read or written already"):
+            check_out(other, source, report=path)
+    with pytest.raises(UserError, match=rf"^--kept {other} is"):
+        check_out(other, source, report=tmp_path / "report.jsonl", kept=other)
+
+
+def test_a_source_that_is_no_file_forbids_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for source in ("tasks:chain", "hf:owner/name", "steps:tasks:chain?n=3", "gsm8k", "x:in.jsonl"):
+        check_out(Path("in.jsonl"), source)

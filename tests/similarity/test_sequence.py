@@ -120,7 +120,7 @@ def test_the_bound_is_a_count_and_not_a_clock(monkeypatch):
     spent = []
     monkeypatch.setattr(cost, "SequenceMatcher", counting(spent))
     assert not bounded_ratcliff(action, expert).bounded
-    price = sum(a_to - a_from for a_from, a_to, _, _ in spent) * 101 + len(spent) * cost.SEARCH
+    price = sum(a_to - a_from for a_from, a_to, _, _ in spent) * (100 + cost.CHARACTER) + len(spent) * cost.SEARCH
     monkeypatch.setattr(cost, "BOUND", price)
     assert not bounded_ratcliff(action, expert).bounded
     monkeypatch.setattr(cost, "BOUND", price - 1)

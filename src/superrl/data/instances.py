@@ -17,7 +17,7 @@ from superrl.records import Demonstration, Problem, Step
 Answer = Callable[[Expert, int], str | None]
 """The action that a step's rollouts are compared with; None where a control finds no other one."""
 
-__all__ = ["Expert", "InstanceOptions", "experts", "instances"]
+__all__ = ["Expert", "InstanceOptions", "experts", "instances", "target_steps"]
 
 
 def instances(
@@ -35,7 +35,7 @@ def instances(
     else:
         answer = _own(options)
     for one in every:
-        chosen = _targets(len(one.steps), options)
+        chosen = target_steps(len(one.steps), options)
         counts["one_step"] += not chosen
         for i in chosen:
             compared = answer(one, i)
@@ -62,7 +62,7 @@ def experts(problems: Iterable[Problem], options: InstanceOptions, dropped: Coun
             yield as_whole(one) if whole else one
 
 
-def _targets(steps: int, options: InstanceOptions) -> range:
+def target_steps(steps: int, options: InstanceOptions) -> range:
     """Which steps are targets, counted from 0."""
     first = 1 if options.targets == "next" else 0
     return range(first, steps - 1 if options.targets == "paper" else steps)

@@ -77,13 +77,19 @@ def prepare(
     context_length: int | None,
     unverified: Literal["drop", "keep"],
     stop: Sequence[str] = (),
+    max_context: int | None = None,
 ) -> Prepared:
     """Render and check everything once, before the first step. Without a reward that can score by then nothing is
-    graded."""
+    graded. `context_length` is the model's: a prompt must leave room for a token; `max_context` is the user's: it must
+    leave room for `max_new_tokens`."""
     drops = Drops(loaded.dropped)
     cached = None if reward is None else CachedScores(reward)
     problems = loaded.problems if cached is None else _readable(loaded.problems, cached, drops)
-    problems, contexts = _fitting(problems, renderer, context_length, drops)
+    room = None if context_length is None else context_length - 1
+    if max_context is not None:
+        context_length = max_context if context_length is None else min(context_length, max_context)
+        room = context_length - max_new_tokens if room is None else min(room, max_context - max_new_tokens)
+    problems, contexts = _fitting(problems, renderer, room, drops)
     items = _rendered(problems, contexts, renderer, max_new_tokens, context_length, stop, drops)
     ready = cached is not None and not cached.reward.awaits  # a model that the run itself trains comes later
     items = _scored(items, problems, cached) if cached is not None and ready else items
@@ -153,21 +159,21 @@ def _readable(problems: Sequence[Problem], cached: CachedScores, drops: Drops) -
 
 
 def _fitting(
-    problems: Sequence[Problem], renderer: Renderer, context_length: int | None, drops: Drops
+    problems: Sequence[Problem], renderer: Renderer, room: int | None, drops: Drops
 ) -> tuple[list[Problem], list[Tokens]]:
-    """Problems whose prompt leaves room for at least one token, with their contexts."""
+    """Problems whose prompt has at most `room` tokens, with their contexts."""
     kept, contexts = [], []
     every = renderer.contexts(problems)
     for problem, context in zip(problems, every, strict=True):
-        if context_length is not None and len(context) + 1 > context_length:
+        if room is not None and len(context) > room:
             drops.add("prompt_too_long", problem)
         else:
             kept.append(problem)
             contexts.append(context)
     if problems and not kept:
         raise UserError(
-            f"every prompt is longer than the model's context of {context_length} tokens, the shortest has "
-            f"{min(map(len, every))}: take a model with a longer context, or shorten the prompts"
+            f"every prompt is longer than the {room} tokens that are left for it, the shortest has "
+            f"{min(map(len, every))}: take a model with a longer context, raise max_context, or shorten the prompts"
         )
     return kept, contexts
 

@@ -6,7 +6,9 @@ that `rows=START:STOP` chooses among the trajectories of a file.
 
 `held` is the share of trajectories that `validation` and `test` get, half each; `train` gets the rest. Who goes where
 is read from a hash of the problem, or of the column `by`, so that no problem, or no repository, stands on two sides.
-Without `held` a file gives all it has for every split, and a task or preset its own splits.
+Without `held` a file gives all it has for every split, and a task or preset its own splits. What the instances bring
+for a stage (room, stop strings, kind of comparison) is read off all trajectories, held out or not, so that the sides
+agree on it.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from superrl.data import files
-from superrl.data.contexts import TEMPLATE
+from superrl.data.contexts import TEMPLATE, completion, target
 from superrl.data.importers import Imported, cut, load_trajectories
 from superrl.data.importers.base import ImportOptions, Parser
-from superrl.data.instances import InstanceOptions, experts, instances
+from superrl.data.instances import InstanceOptions, experts, instances, target_steps
 from superrl.data.presets import PRESETS
 from superrl.data.query import chosen_rows, refuse_unknown
 from superrl.errors import UserError, nearest
@@ -96,13 +98,13 @@ def load(name: str, place: str, query: Mapping[str, str], split: Split, read: Re
     found = _read(place, rest, "train" if wanted.own.held else split, wanted, read)
     sides = held_out(found.problems, wanted.own, name) if wanted.own.held else [split] * len(found.problems)
     chosen = [problem for problem, side in zip(found.problems, sides, strict=True) if side == split]
-    options = replace(wanted.options, ends=ending(chosen, wanted.options))
+    options = replace(wanted.options, ends=ending(found.problems, wanted.options))
     dropped = Counter(found.dropped)
     made = tuple(instances(chosen, options, dropped))
     if not made:
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
         raise UserError(f"{name} gives no step instance for {split}{f' ({why})' if why else ''}: choose other data")
-    return Stepped(made, _defaults(made, options, found.brought, is_task), {k: n for k, n in dropped.items() if n})
+    return Stepped(made, _defaults(found, options, is_task), {k: n for k, n in dropped.items() if n})
 
 
 def held_out(problems: Sequence[Problem], options: SourceOptions, name: str) -> list[Split]:
@@ -196,16 +198,26 @@ def ending(problems: Sequence[Problem], options: InstanceOptions) -> str:
     return "" if inside else gap
 
 
-def _defaults(
-    made: Sequence[Problem], options: InstanceOptions, brought: Mapping[str, Any], is_task: bool
-) -> dict[str, Any]:
-    """Prompt, reward, room and stop strings for a stage on these instances."""
-    own = brought.get("prompt", {"template": "{prompt}"})
+def _extent(problems: Sequence[Problem], options: InstanceOptions) -> tuple[int, bool]:
+    """Characters of the longest completion of a target step, and whether any calls a tool; contexts, which cost most of
+    the time that instances take, are not written for it."""
+    longest, calls = 0, False
+    for one in experts(problems, options, Counter()):
+        for i in target_steps(len(one.steps), options):
+            if target(one, i, options):
+                longest = max(longest, len(completion(one, i, options)))
+                calls = calls or bool(one.steps[i].tool)
+    return longest, calls
+
+
+def _defaults(found: Found, options: InstanceOptions, is_task: bool) -> dict[str, Any]:
+    """Prompt, reward, room and stop strings for a stage on the instances of these trajectories, all sides alike."""
+    own = found.brought.get("prompt", {"template": "{prompt}"})
     prompt = own if options.layout == "continued" else {"template": TEMPLATE}
     reward: dict[str, Any] = {"name": "step_similarity"}
-    if any(problem.meta["tool"] for problem in made):
+    longest, calls = _extent(found.problems, options)
+    if calls:
         reward["kind"] = "tool_call"
-    longest = max(len(demonstration.text) for problem in made for demonstration in problem.demonstrations)
     if is_task and options.think == "none":
         room = 8 * (longest // 8 + 1)  # their tokens are characters
     else:

@@ -12,7 +12,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from superrl.data.presets import PRESETS
 from superrl.data.rows import OWN_COLUMNS
+from superrl.data.steps_source import PREFIX
 from superrl.errors import RunError, UserError
 from superrl.records import Demonstration, Problem, Step
 
@@ -37,12 +39,28 @@ def row_of(problem: Problem) -> dict[str, Any]:
     return row | {key: value for key, value in problem.meta.items() if key not in taken}
 
 
-def check_out(path: Path) -> None:
-    """Refuse, before any work, a file of rows that could not be written or would not be read again."""
-    if path.suffix != SUFFIX:
-        raise UserError(f"--out {path} must end in {SUFFIX}: rows are written one JSON object a line")
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"--out {path} must be a file in a folder that exists")
+def check_out(out: Path, source: str, **others: Path | None) -> None:
+    """Refuse, before any work, a file of rows that could not be written or would not be read again, and one that the
+    `source` reads; `others` are further files to be written, by their options."""
+    if out.suffix != SUFFIX:
+        raise UserError(f"--out {out} must end in {SUFFIX}: rows are written one JSON object a line")
+    if out.is_dir() or not out.parent.is_dir():
+        raise UserError(f"--out {out} must be a file in a folder that exists")
+    taken = _files_of(source)
+    for option, path in (("out", out), *others.items()):
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            raise UserError(f"--{option} {path} is a file that is read or written already: name another one")
+        taken.add(path.resolve())
+
+
+def _files_of(source: str) -> set[Path]:
+    """What a source of data may read: its name as it stands, and without `steps:`, the preset and the query."""
+    place = source.removeprefix(PREFIX).partition("?")[0]
+    preset, _, file = place.partition(":")
+    names = {source, place, *([file] if preset in PRESETS and file else [])}
+    return {Path(name).expanduser().resolve() for name in names}
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:

@@ -64,6 +64,11 @@ class Reward(ABC):
         """The folders of its run that it needs and that a stage writes at its end: before that it scores nothing."""
         return frozenset()
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Parts that not every score has: a step in which none does has them as null in its metrics."""
+        return ()
+
     def reads(self, problem: Problem) -> Any:
         """The part of the problem that its scores depend on, as JSON: with the text it is the key of the cache."""
         return problem.answer
@@ -154,6 +159,10 @@ class Weighted(Reward):
     @property
     def awaits(self) -> frozenset[str]:
         return frozenset().union(*(reward.awaits for _, _, reward in self.parts))
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        return tuple(f"{name}/{part}" for name, _, reward in self.parts for part in reward.part_names)
 
     def reads(self, problem: Problem) -> Any:
         return [reward.reads(problem) for _, _, reward in self.parts]

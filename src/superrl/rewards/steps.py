@@ -137,6 +137,16 @@ class StepSimilarity(Grader):
         return {"kind": kind, "autojunk": self.options.paper_compat, "pairs": pairs}
 
     @property
+    def part_names(self) -> tuple[str, ...]:
+        """`similarity` and `bounded` are of what passed the gate, `tool` and `file` of an agent's actions."""
+        names = {
+            "format": (),
+            "ratcliff": ("similarity", "bounded"),
+            "tool_call": ("similarity", "bounded", "tool", "file"),
+        }
+        return names.get(self.options.kind, ("similarity",))
+
+    @property
     def fingerprint(self) -> Fingerprint | None:
         """None for a similarity by another model: what answers behind an address may change."""
         if self._scorer is not None:

@@ -22,6 +22,9 @@ from cydifflib import SequenceMatcher
 BOUND = 16_000_000
 """Units after which a pair is given up."""
 
+CHARACTER = 40
+"""Units for every character of the first text that a search walks over, whether or not it has equals."""
+
 SEARCH = 400
 """Units for what a search costs besides its pairs of equal characters."""
 
@@ -45,7 +48,7 @@ def stretches(a: str, b: str, *, autojunk: bool = False) -> Iterator[Block]:
     if autojunk and len(b) >= AUTOJUNK_FROM:
         frequent = len(b) // 100 + 1
         partners = Counter({char: count for char, count in partners.items() if count <= frequent})
-    price = [0, *accumulate(partners[char] + 1 for char in a)]
+    price = [0, *accumulate(partners[char] + CHARACTER for char in a)]
     search = SequenceMatcher(None, a, b, autojunk=autojunk).find_longest_match
     spent, waiting = 0, [(0, len(a), 0, len(b))]
     while waiting:

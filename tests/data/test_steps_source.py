@@ -293,3 +293,8 @@ def test_a_rollout_that_a_stop_string_ends_has_the_tokens_of_such_a_demonstratio
         expert = renderer.expert(context, rollout.text, completion, stopped=True)
         assert rollout.text.endswith("\n") and expert.tokens == rollout.tokens
         assert (expert.loss_mask, expert.stop) == (rollout.loss_mask, rollout.stop)
+
+
+def test_by_without_held_is_refused() -> None:
+    with pytest.raises(UserError, match=r"by=task says what stays together .*: give held"):
+        data.load("steps:tasks:chain?ops=2&n=4&by=task", "train")

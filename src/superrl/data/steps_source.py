@@ -57,6 +57,8 @@ class SourceOptions:
     def __post_init__(self) -> None:
         if not 0.0 <= self.held < 1.0:
             raise UserError(f"held={self.held} is no share of the trajectories: give a number from 0 to below 1")
+        if self.by is not None and not self.held:
+            raise UserError(f"by={self.by} says what stays together when some are held out: give held, e.g. held=0.1")
 
 
 class Wanted(NamedTuple):

@@ -5,9 +5,9 @@ costs about one unit for every pair of equal characters, and how many searches t
 such as "0 0 0 ..." against "000..." takes n/2 searches of n^2/2 units each (24 s at 4,000 characters). So the recursion
 is driven from here, every search is priced before it is made, and a pair whose price passes `BOUND` is given up.
 
-Prices: 2 to 6 ns a unit (x86-64, one core), so the most that a pair can cost is some 50 ms (measured: 45). Prose of
-4,000 characters, 40 % of them changed, takes 10 million units, unrelated LaTeX 7 million: ordinary text reaches the
-bound at about 5,000, text of two characters at 2,500 (`benchmarks/similarity_speed.py`).
+Prices: 2 to 6 ns a unit (x86-64, one core), so the most that a pair costs is some 50 ms (150 ms if thousands of its
+characters are all different). Ordinary prose reaches the bound at about 5,000 characters, text of two characters at
+half of that (`benchmarks/similarity_speed.py`).
 Leaves out what to do instead: `sequence.bounded_ratcliff` takes Indel.
 """
 

@@ -29,7 +29,18 @@ LAYERS = (
     {"sampling", "learner", "rollout", "position", "summary"},
     {"checkpoint", "runfolder", "signals", "report", "show", "doctor", "inspection"}
     | {"raster", "why", "page", "svg", "stepview", "steppage"}
-    | {"setup", "persistence", "trackers", "training", "evaluation", "comparison", "rewrite", "pivots", "trajectories"},
+    | {
+        "setup",
+        "drawing",
+        "persistence",
+        "trackers",
+        "training",
+        "evaluation",
+        "comparison",
+        "rewrite",
+        "pivots",
+        "trajectories",
+    },
     {"cli", "arguments", "exits", "face"},
 )
 """From the ground up: vocabulary, mathematics, problems and methods, state, prose, face."""

@@ -204,9 +204,10 @@ class BudgetConfig(Frozen):
     """Ends the whole run after the first step by which this much was used, whatever `steps` say; None: no limit.
 
     `tokens`: drawn by rollouts over all stages (demonstrations, evaluations and profiles of pivots cost none). The same
-    recipe ends at the same step, also when it is resumed. `seconds`: wall-clock of the run, evaluations and checkpoints included; it ends where the
-    machine has got to, so that such a run does not repeat. Schedules still count towards `steps`. Stages of no steps
-    still follow (`from: best` as the last stage keeps the best model); such a run cannot be continued before them.
+    recipe ends at the same step, also when it is resumed. `seconds`: wall-clock of the run, evaluations and checkpoints
+    included; it ends where the machine has got to, so that such a run does not repeat. Schedules still count towards
+    `steps`. Stages of no steps still follow (`from: best` as the last stage keeps the best model); such a run cannot be
+    continued before them.
     """
 
     tokens: PositiveInt | None = None

@@ -10,14 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from superrl import checkpoint, models, persistence, pivots, runfolder, setup, telemetry
+from superrl import checkpoint, models, persistence, runfolder, setup, telemetry
 from superrl.config import Recipe
+from superrl.drawing import collect
 from superrl.errors import RunError, UserError
 from superrl.evaluation import evaluate
 from superrl.learner.learner import Learner
@@ -27,7 +27,6 @@ from superrl.page import page
 from superrl.position import Position, restore
 from superrl.records import Group, Plan, Problem, StepRecord
 from superrl.report import Listener, Silent
-from superrl.rollout import keyed, refill, retry, roll_out, score
 from superrl.runfolder import RunFolder
 from superrl.sampling.protocol import Sampler
 from superrl.setup import Evaluation, Given, Session, Stage
@@ -36,9 +35,6 @@ from superrl.summary import mark, summarize
 from superrl.timing import Clock
 from superrl.trackers import Tracker, open_trackers, tell
 from superrl.visits import visit_rows
-
-ROLLOUT = 0
-"""The purpose in a rollout's seed keys: (seed, ROLLOUT, stage, step, attempt, problem, occurrence)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,67 +215,6 @@ def describe(
         "updates": position.updates + run.learner.progress.updates,
         "updates/refused": position.refused + run.learner.progress.refused,
     }
-
-
-def collect(run: Run, stage: Stage, position: Position, clock: Clock) -> tuple[list[Group], list[Group], Position]:
-    """The step's scored groups to learn from, all groups drawn for it, and the position after drawing them."""
-    config, method, cursor = stage.config, stage.method, position.cursor
-    drawn: list[Group] = []
-    with clock("rollout"):
-        among = _pool(run, stage, position)
-    if config.pivots is not None and pivots.due(position.stage_step, config.pivots.every):
-        profiles = position.stage_step // (config.pivots.every or 1)
-        cursor = profiles * len(among)  # a place in the order of another pool says nothing: a fresh epoch
-
-    def draw(count: int, attempt: int) -> list[Group]:
-        nonlocal cursor
-        indices = stage.take(among, cursor, count, run.session.recipe.seed)
-        cursor += len(indices)
-        visit = (run.session.recipe.seed, ROLLOUT, stage.index, position.step, attempt)
-        groups = keyed([stage.groups[i] for i in indices], visit)
-        if not method.rolls_out:
-            return groups
-        with clock("rollout"):
-            requests = method.requests(groups, position.method_state)
-            groups = roll_out(requests, groups, stage.environment, run.sampler, run.heard)
-        with clock("reward"):
-            groups = score(groups, stage.environment)
-        with clock("rollout"):
-            wanted = partial(method.retry, state=position.method_state)
-            groups = retry(wanted, groups, stage.environment, run.sampler, run.heard)
-        drawn.extend(groups)
-        return groups
-
-    if config.refill is None or not method.rolls_out:
-        groups = draw(config.prompts_per_step, 0)
-        method.check_drawn(drawn, position.method_state)
-        return groups, drawn, replace(position, cursor=cursor)
-    keep = config.refill.keep or method.refill_keeps
-    exact = config.order == "shuffled"
-    filled = refill(draw, config.prompts_per_step, config.refill, keep, position.carried, exact=exact)
-    method.check_drawn(drawn, position.method_state)
-    return list(filled.groups), drawn, replace(position, cursor=cursor, carried=filled.carried)
-
-
-def _pool(run: Run, stage: Stage, position: Position) -> Sequence[int]:
-    """The indices of the groups to draw from: all of the stage's, or its pivots."""
-    wanted = stage.config.pivots
-    if wanted is None:
-        return range(len(stage.groups))
-    return pivots.pool(
-        stage.groups,
-        stage.environment,
-        run.sampler,
-        **wanted.model_dump(),
-        folder=run.folder.path,
-        data=stage.digest,
-        stage=stage.index,
-        step=position.step,
-        stage_step=position.stage_step,
-        seed=run.session.recipe.seed,
-        heard=run.heard,
-        note=run.progress.note,
-    )
 
 
 def _open(

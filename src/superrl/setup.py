@@ -350,8 +350,26 @@ def evaluation(
     return Evaluation(split, name, groups, environment)
 
 
+ROOMY = 1024
+"""Tokens a row may have before fewer rows are sampled at once: their keys and values would fill the memory."""
+
+
+def slots_for(parameters: int, longest: int | None) -> int:
+    """How many rows to sample at once, where a row has at most `longest` tokens (None: nobody says).
+
+    >>> slots_for(135_000_000, None), slots_for(135_000_000, 2048), slots_for(135_000_000, 10**6)
+    (64, 32, 8)
+    """
+    most = SLOTS if parameters > SMALL else 4 * SLOTS
+    return most if longest is None else max(8, min(most, most * ROOMY // longest))
+
+
 def new_sampler(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, environments: Sequence[Environment]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+    environments: Sequence[Environment],
+    longest: int | None = None,
 ) -> LocalSampler:
     """The in-process engine around its own plain copy of the model: deterministic in float32 on a CPU, else fast."""
     import torch
@@ -366,7 +384,7 @@ def new_sampler(
         plain,
         tokenizer,
         eos_ids=tuple(ends),
-        slots=SLOTS if plain.num_parameters() > SMALL else 4 * SLOTS,
+        slots=slots_for(plain.num_parameters(), longest),
         deterministic=dtype == torch.float32 and model.device.type == "cpu",
         compute_dtype=dtype,
     )

@@ -247,7 +247,9 @@ def _open(
         if reference is not None:
             persistence.load_reference(learner, reference)
         progress.note(f"resuming after step {position.step}")
-    sampler = setup.new_sampler(session.model, session.tokenizer, dtype, session.environments)
+    bounds = [stage.max_context for stage in session.recipe.stages]
+    longest = None if None in bounds else max(bound for bound in bounds if bound is not None)
+    sampler = setup.new_sampler(session.model, session.tokenizer, dtype, session.environments, longest)
     sampler.load(learner.weights(), position.step)
     return Run(session, folder, learner, sampler, progress, signals, trackers), position
 

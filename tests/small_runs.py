@@ -6,6 +6,7 @@ The model knows nothing, so rewards come from `letters`: they vary, and are a pu
 import json
 import os
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,8 @@ def write_lines(path: Path, values: Sequence[Mapping[str, Any]]) -> Path:
     """A JSON lines file."""
     path.write_text("".join(json.dumps(value) + "\n" for value in values))
     return path
+
+
+def heeding_ctrl_c() -> None:
+    """For `preexec_fn`: what a shell starts in the background ignores Ctrl-C, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

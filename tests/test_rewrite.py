@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from chat_server import Answer, Asked, chat, serving
-from small_runs import rows, write_lines
+from small_runs import heeding_ctrl_c, rows, write_lines
 from superrl import cli, data
 from superrl.endpoint import Chat, Endpoint, Refused, endpoint
 from superrl.errors import RunError, UserError
@@ -333,7 +333,9 @@ def test_ctrl_c_ends_it_at_once_and_loses_no_reply(tmp_path):
 
     with serving(slow) as server:
         line = [sys.executable, "-m", "superrl.cli", *command(source, server.url, out, "--concurrency", "1")]
-        with subprocess.Popen(line, stderr=subprocess.PIPE, env=dict(os.environ), text=True) as process:
+        with subprocess.Popen(
+            line, stderr=subprocess.PIPE, env=dict(os.environ), text=True, preexec_fn=heeding_ctrl_c
+        ) as process:
             assert third.wait(60)
             began = time.monotonic()
             process.send_signal(signal.SIGINT)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from small_runs import STAGE, TASK, outcome, rows, small_model
+from small_runs import STAGE, TASK, heeding_ctrl_c, outcome, rows, small_model
 from superrl import cli
 from superrl.comparison import report
 from superrl.comparison.arms import Paired, arms_of, recipe_of
@@ -306,7 +306,7 @@ def test_ctrl_c_saves_the_runs_and_names_the_command_that_continues(
     more = ["stages.0.steps=60", "evaluation.every=30", "--seeds", "1", "--without", ",".join([*WITHOUT, "yoked"])]
     running = subprocess.Popen(
         [*SUPERRL, "tiny.yaml", *more, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=heeding_ctrl_c,
     )  # fmt: skip
     run, until = out / "runs/default/superrl/seed-0", time.monotonic() + 60
     while len(rows(run)) < 3 and time.monotonic() < until:

@@ -308,7 +308,7 @@ def test_ctrl_c_saves_the_runs_and_names_the_command_that_continues(
         [*SUPERRL, "tiny.yaml", *more, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, preexec_fn=heeding_ctrl_c,
     )  # fmt: skip
-    run, until = out / "runs/default/superrl/seed-0", time.monotonic() + 60
+    run, until = out / "runs/default/superrl/seed-0", time.monotonic() + 180
     while len(rows(run)) < 3 and time.monotonic() < until:
         time.sleep(0.02)
     os.killpg(running.pid, signal.SIGINT)

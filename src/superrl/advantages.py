@@ -7,12 +7,10 @@ deviation that is only rounding. Equal rewards give exactly 0.0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 EQUAL = 1e-8
 """Rewards whose range is at most this are equal: nothing distinguishes the rollouts."""
-
-AdvantageFunction = Callable[[Sequence[float]], tuple[float, ...]]
 
 
 def deviation(rewards: Sequence[float]) -> float:

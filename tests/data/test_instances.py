@@ -15,7 +15,8 @@ from superrl.data.instances import InstanceOptions, instances
 from superrl.errors import UserError
 from superrl.records import Demonstration, Problem, Step
 from superrl.steps.parse import find_header, parse
-from superrl.steps.think import OPENINGS, split
+from superrl.steps.gate import judge
+from superrl.steps.think import OPENINGS
 from superrl.text import Renderer, eos_ids
 
 TOKENIZER = byte_tokenizer(chat=CHATML)
@@ -87,7 +88,8 @@ def test_without_a_title_in_the_context_it_belongs_to_the_target():
 def test_the_demonstration_s_action_is_the_answer(layout, think, title):
     for problem in (titled(), turns()):
         for one in made(problem, targets="all", layout=layout, think=think, title=title):
-            assert split(one.demonstrations[0].text, think).action == one.answer
+            found = judge(one.demonstrations[0].text, think=think, expert=one.answer)
+            assert (found.action, found.reason) == (one.answer, None)
             assert one.opening.endswith(OPENINGS[think])
             thought = problem.demonstrations[0].steps[one.meta["step"] - 1].thought
             assert (thought in one.demonstrations[0].text) == (think != "none" or not thought)

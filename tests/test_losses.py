@@ -17,6 +17,7 @@ from superrl.losses import (
     kl_estimate,
     kl_squared,
     negative_log_likelihood,
+    truncated_importance,
 )
 
 
@@ -143,3 +144,17 @@ def test_distillation_is_the_policy_gradient_with_the_teacher_s_log_ratio():
 def test_wrong_shapes_are_refused():
     with pytest.raises(Exception, match="advantage"):
         clipped_surrogate(torch.zeros(3), torch.zeros(2), clip_low=0.2, clip_high=0.2)
+
+
+def test_importance_weights_are_cut_above_and_carry_no_gradient():
+    logp, sampler = double(-1.0, -1.0, -3.0, -9.0, grad=True), double(-1.0, -1.5, -1.0, -1.0)
+    weight = truncated_importance(logp, sampler, cap=1.5)
+    torch.testing.assert_close(weight, double(1.0, 1.5, math.exp(-2.0), math.exp(-8.0)))
+    assert not weight.requires_grad
+
+
+def test_importance_weights_make_means_over_one_policy_those_of_another():
+    """Uncut, E over the sampler of w f is E over the policy of f."""
+    p, q, f = double(0.5, 0.3, 0.2), double(0.2, 0.3, 0.5), double(1.0, -2.0, 5.0)
+    weight = truncated_importance(p.log(), q.log(), cap=100.0)
+    torch.testing.assert_close((q * weight * f).sum(), (p * f).sum())

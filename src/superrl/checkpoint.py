@@ -2,7 +2,9 @@
 
     checkpoints/step-00000040/
         model.safetensors config.json tokenizer...   what AutoModelForCausalLM.from_pretrained reads
-        trainer.safetensors                          optimizer moments; adapters and critic when there are any
+        adapter_model.safetensors adapter_config.json  with `model.lora` instead of the first two, as peft writes them
+        trainer.safetensors                          optimizer moments; the critic when there is one
+        optimizer/                                   the moments instead, where several processes split the weights
         trainer.json                                 position, counters, method state, lengths of the run's files
         manifest.json                                size and sha256 of every file above, written last
 
@@ -24,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from superrl import models
+from superrl.config import ModelConfig
 from superrl.errors import RunError, UserError
 
 MANIFEST = "manifest.json"
@@ -61,7 +65,7 @@ def write(root: Path, step: int, fill: Callable[[Path], None], state: Mapping[st
     final, partial, aside = (root / f"{folder_name(step)}{suffix}" for suffix in ("", ".partial", ".aside"))
     text = json.dumps(state)
     try:
-        if (final / STATE).is_file() and (final / STATE).read_text() == text and damage_of(final) is None:
+        if stands(root, step, state):
             return final
         root.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
@@ -71,7 +75,8 @@ def write(root: Path, step: int, fill: Callable[[Path], None], state: Mapping[st
         files = sorted(p for p in partial.rglob("*") if p.is_file())
         manifest = {str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": digest(p)} for p in files}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in [*files, partial / MANIFEST, partial]:
+        folders = [p for p in partial.rglob("*") if p.is_dir()]
+        for path in [*files, partial / MANIFEST, *folders, partial]:
             to_disk(path)
         if final.exists():
             final.rename(aside)  # killed between the two renames, `recover` puts it back
@@ -83,6 +88,12 @@ def write(root: Path, step: int, fill: Callable[[Path], None], state: Mapping[st
         recover(root)
         raise _explained(error, final) from error
     return final
+
+
+def stands(root: Path, step: int, state: Mapping[str, Any]) -> bool:
+    """Whether a whole checkpoint of that step and state is there."""
+    path = root / folder_name(step)
+    return (path / STATE).is_file() and (path / STATE).read_text() == json.dumps(state) and damage_of(path) is None
 
 
 def recover(root: Path) -> None:
@@ -177,7 +188,7 @@ def digest(path: Path) -> str:
 
 
 def export(source: Path, out: Path, dtype: str = "bfloat16") -> None:
-    """Copy a run's newest checkpoint (or one checkpoint) as a plain model folder in `dtype`."""
+    """Copy a run's newest checkpoint (or one checkpoint) as a plain model folder in `dtype`, adapters merged."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
@@ -187,11 +198,15 @@ def export(source: Path, out: Path, dtype: str = "bfloat16") -> None:
     if dtype not in dtypes:
         raise UserError(f"--dtype must be one of {', '.join(dtypes)}, got {dtype!r}")
     folder = Path(model_of(str(source), print))
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", models.ADAPTERS)):
         raise UserError(f"{source} is neither a run folder nor a model folder")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: choose another folder")
-    AutoModelForCausalLM.from_pretrained(folder, dtype=dtypes[dtype]).save_pretrained(out)
+    if (folder / models.ADAPTERS).is_file():
+        model = models.load_model(ModelConfig(name=str(folder), device="cpu")).to(dtypes[dtype])
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtypes[dtype])
+    model.save_pretrained(out)
     AutoTokenizer.from_pretrained(folder).save_pretrained(out)
 
 

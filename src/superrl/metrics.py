@@ -16,7 +16,8 @@ METRIC_KEYS = (
     "reward/mean", "reward/std", "reward/correct",
     "switch/fallback_rate", "switch/fallback_rate_demonstrated", "switch/expected_rate", "switch/solved_rate",
     "switch/all_correct_rate", "switch/no_demo", "switch/fallbacks",
-    "policy/entropy", "policy/kl", "policy/clip_fraction", "demo/nll", "demo/probability",
+    "policy/entropy", "policy/kl", "policy/clip_fraction", "policy/staleness", "policy/sampler_gap",
+    "demo/nll", "demo/probability",
     "grad_norm", "length/completion", "length/truncated_rate", "length/demonstration",
     "groups/drawn", "groups/trained",
     "tokens/generated", "tokens/trained", "tokens/logical", "tokens/computed",
@@ -60,6 +61,11 @@ class Means:
     def add(self, name: str, total: float, count: float = 1.0) -> None:
         """Add `count` values that sum to `total` to the mean called `name`."""
         self.means.setdefault(name, Mean()).add(total, count)
+
+    def merge(self, other: Means) -> None:
+        """Add what another has counted."""
+        for name, one in other.means.items():
+            self.add(name, one.total, one.count)
 
     def value(self, name: str) -> float | None:
         """The mean called `name`, or None if nothing was added to it."""

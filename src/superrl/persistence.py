@@ -1,16 +1,20 @@
 """What of a run goes into a checkpoint, and how it comes back: weights, optimizer moments, critic, counters, position.
 
 The reference policy does not change within a stage, so it is written beside the checkpoints, once. `checkpoint.py`
-knows how a folder is written safely; this file knows what is in it. Leaves out when to save.
+knows how a folder is written safely; this file knows what is in it. One process writes; where the weights are split
+among several, each hands over its part while the first writes. Either kind of checkpoint loads into any number of
+processes, split or not. Leaves out when to save.
 """
 
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,20 +23,28 @@ from torch import Tensor
 from superrl import checkpoint, models
 from superrl.errors import RunError
 from superrl.learner.learner import Learner, Progress
+from superrl.learner.sharding import placed, whole
 from superrl.position import Position
 from superrl.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MOMENTS = "optimizer"
+"""The folder of a checkpoint that holds split moments."""
+ADAPTERS = "adapter_model.safetensors"
+
 
 def save(
     folder: RunFolder, learner: Learner, tokenizer: PreTrainedTokenizerBase, position: Position, data: str, keep: int
 ) -> Path:
     """Write the checkpoint of this position and prune older ones; the best one stays. `data` is the digest of the
-    stage's problems."""
+    stage's problems. Of several processes the first does it; where weights are split, the others `hand_over`."""
 
     def fill(path: Path) -> None:
+        if learner.is_split:
+            learner.world.each(lambda: path)
+            _save_moments(learner, path)
         save_model(learner, tokenizer, path)
         save_file(_tensors(learner), path / "trainer.safetensors")
 
@@ -43,23 +55,76 @@ def save(
         "optimizers": sorted(learner.optimizers),
     }
     folder.to_disk()
-    written = checkpoint.write(folder.checkpoints, position.step, fill, state)
+    if learner.is_split and learner.world.first(lambda: checkpoint.stands(folder.checkpoints, position.step, state)):
+        written = folder.checkpoints / checkpoint.folder_name(position.step)
+    else:
+        written = checkpoint.write(folder.checkpoints, position.step, fill, state)
     checkpoint.prune(folder.checkpoints, keep, {position.best_step} if position.best_step is not None else set())
     _prune_references(folder)
     return written
 
 
+def hand_over(learner: Learner) -> None:
+    """What every rank but the first does, where weights are split, while the first saves."""
+    if learner.world.first(lambda: True):
+        return
+    path = learner.world.each(lambda: Path())[0]
+    _save_moments(learner, path)
+    learner.weights(keep=False)
+
+
+def _save_moments(learner: Learner, path: Path) -> None:
+    """Every rank its part of the optimizers' moments, by torch.distributed.checkpoint."""
+    from torch.distributed.checkpoint.state_dict_saver import save as save_parts
+
+    save_parts(_moments(learner), checkpoint_id=path / MOMENTS, process_group=learner.world.group)
+
+
+def _load_moments(learner: Learner, path: Path, names: Iterable[str]) -> None:
+    """The moments of a checkpoint whose writer had its weights split, into a learner that has, or has not."""
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.state_dict_loader import load as load_parts
+
+    stored = FileSystemReader(path).read_metadata().state_dict_metadata
+    parameters = dict(learner.trainable())
+    tensors: dict[str, Tensor] = {}
+    for key in stored:
+        parameter, _, kind = key.partition("/")[2].partition("/")[2].rpartition("/")
+        if parameter not in parameters:
+            raise RunError(f"checkpoint {path.parent} has moments of {parameter}: it is of another model")
+        tensors[key] = torch.tensor(0.0) if kind == "step" else torch.zeros_like(parameters[parameter])
+    with warnings.catch_warnings():  # that there is one process only: every rank reads what it needs
+        warnings.simplefilter("ignore", UserWarning)
+        load_parts(tensors, checkpoint_id=path, no_dist=True)
+    for name in names:
+        learner.optimizer(name).load_state(_under(f"optimizer/{name}/", tensors))
+
+
 def save_model(learner: Learner, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """A Hugging Face folder with the float32 weights, adapters merged."""
+    """A Hugging Face folder with the float32 weights, or of a model with adapters peft's folder with those alone."""
     from transformers import AutoModelForCausalLM
 
+    tokenizer.save_pretrained(path)
+    if _adapters(learner):
+        _save_adapters(learner, path)
+        return
     config = learner.model.config
     with torch.device("meta"):  # the architecture only: it knows which weights are tied and how they are named on disk
         shell = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     shell.generation_config = learner.model.generation_config
-    weights = {name: tensor.cpu().contiguous() for name, tensor in learner.weights().items()}
+    weights = learner.weights(device="cpu")
     shell.save_pretrained(path, state_dict=weights, max_shard_size="1TB")
-    tokenizer.save_pretrained(path)
+
+
+def _save_adapters(learner: Learner, path: Path) -> None:
+    from peft import get_peft_model_state_dict
+
+    model: Any = learner.model
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, path / ADAPTERS, {"format": "pt"})
+    settings = copy(model.peft_config["default"])
+    settings.inference_mode = True  # as peft's own save_pretrained says
+    settings.save_pretrained(path)
 
 
 def save_classifier(folder: RunFolder, learner: Learner, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -107,36 +172,45 @@ def load_weights(learner: Learner, path: Path) -> None:
     """Put a checkpoint's weights into the learner's model (with adapters: into the adapters, the base stays)."""
     from transformers import AutoModelForCausalLM
 
-    parameters = dict(learner.trainable())
     if _adapters(learner):
-        stored = load_file(path / "trainer.safetensors")
-        source = {name: stored[f"adapter/{name}"] for name in parameters}
+        stored = load_file(path / ADAPTERS) if (path / ADAPTERS).is_file() else {}
+        named = {name: name.replace(".default", "") for name, _ in learner.trainable()}  # as peft writes them
+        source = {name: stored[written] for name, written in named.items() if written in stored}
     else:
         source = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).state_dict()
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if name not in source:
-                raise RunError(f"checkpoint {path} has no weight {name}: it is of another model")
-            parameter.copy_(source[name])
+    set_weights(learner, source, f"checkpoint {path}")
+
+
+@torch.no_grad()
+def set_weights(learner: Learner, source: Mapping[str, Tensor], where: str) -> None:
+    """Put whole tensors into all that the learner trains; `where` they are from."""
+    for name, parameter in learner.trainable():
+        if name not in source:
+            raise RunError(f"{where} has no weight {name}: it is of another model")
+        parameter.copy_(placed(source[name], parameter))
 
 
 def load_trainer(learner: Learner, saved: checkpoint.Checkpoint) -> None:
     """Put a checkpoint's optimizer states and counters back, and its critic into a learner that has one."""
     tensors = load_file(saved.path / "trainer.safetensors")
-    for name in saved.state["optimizers"]:
-        learner.optimizer(name).load_state(_under(f"optimizer/{name}/", tensors))
+    if (saved.path / MOMENTS).is_dir():
+        _load_moments(learner, saved.path / MOMENTS, saved.state["optimizers"])
+    else:
+        for name in saved.state["optimizers"]:
+            learner.optimizer(name).load_state(_under(f"optimizer/{name}/", tensors))
     if learner.critic is not None:
         learner.critic.load_state(_under("critic/", tensors))
     learner.progress = Progress(**saved.state["progress"])
 
 
 def save_reference(folder: RunFolder, learner: Learner, position: Position) -> None:
-    """Write the reference policy of a stage that begins here."""
+    """Write the reference policy of a stage that begins here; `hand_over_reference` is for the other ranks of split
+    weights."""
     policy = learner.reference
     assert policy is not None, "the stage was begun without a reference policy"
+    weights = {name: whole(p.detach()).cpu().contiguous() for name, p in policy.named_parameters()}
 
     def fill(path: Path) -> None:
-        weights = {name: p.detach().cpu().contiguous() for name, p in policy.named_parameters()}
         save_file(weights, path / "model.safetensors")
 
     checkpoint.recover(folder.references)
@@ -145,6 +219,13 @@ def save_reference(folder: RunFolder, learner: Learner, position: Position) -> N
         folder.references / began, ignore_errors=True
     )  # what began there before was cut off: of other weights
     checkpoint.write(folder.references, position.began, fill, {"stage": position.stage})
+
+
+def hand_over_reference(learner: Learner) -> None:
+    """What every rank but the first does, where weights are split, while the first writes the reference policy."""
+    assert learner.reference is not None, "the stage was begun without a reference policy"
+    for parameter in learner.reference.parameters():
+        whole(parameter.detach())
 
 
 def find_reference(folder: RunFolder, position: Position) -> Path:
@@ -166,7 +247,7 @@ def load_reference(learner: Learner, path: Path) -> None:
     for name, parameter in learner.reference.named_parameters():
         if name not in stored:
             raise RunError(f"the reference policy in {path} has no weight {name}: it is of another model")
-        parameter.copy_(stored[name])
+        parameter.copy_(placed(stored[name], parameter))
 
 
 def newest(folder: RunFolder, report: Callable[[str], None]) -> checkpoint.Checkpoint | None:
@@ -192,16 +273,18 @@ def rewind(folder: RunFolder, saved: checkpoint.Checkpoint | None) -> None:
 
 
 def _tensors(learner: Learner) -> dict[str, Tensor]:
-    tensors = {
-        f"optimizer/{name}/{key}": value.cpu()
+    tensors = {} if learner.is_split else {key: value.cpu() for key, value in _moments(learner).items()}
+    if learner.critic is not None:
+        tensors |= {f"critic/{key}": value.cpu() for key, value in learner.critic.state().items()}
+    return tensors
+
+
+def _moments(learner: Learner) -> dict[str, Tensor]:
+    return {
+        f"optimizer/{name}/{key}": value
         for name, optimizer in learner.optimizers.items()
         for key, value in optimizer.state().items()
     }
-    if learner.critic is not None:
-        tensors |= {f"critic/{key}": value.cpu() for key, value in learner.critic.state().items()}
-    if _adapters(learner):
-        tensors |= {f"adapter/{name}": p.detach().cpu().contiguous() for name, p in learner.trainable()}
-    return tensors
 
 
 def _adapters(learner: Learner) -> bool:

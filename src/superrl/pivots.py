@@ -23,6 +23,7 @@ from superrl.checkpoint import model_of
 from superrl.config import ModelConfig, PromptConfig
 from superrl.data.written import row_of, write_rows
 from superrl.errors import RunError, UserError
+from superrl.parallel import ALONE, World
 from superrl.records import Group, Request
 from superrl.rewards.base import digest
 from superrl.rewards.cache import cache_folder
@@ -103,18 +104,20 @@ def pool(
     seed: int,
     heard: Listener | None = None,
     note: Callable[[str], None] = lambda text: None,
+    world: World = ALONE,
 ) -> tuple[int, ...]:
     """The indices of the stage's groups to draw from at this point of a run, in order.
 
     Profiled at the stage's first step and, with `every`, after each so many of its steps (`due`); the sampler holds
     the weights of `step` then. In between, and when a run is continued, the pool is read from the run's `folder`.
-    `data` is the digest of the stage's problems. If a later profile keeps none, the pool stays as it was.
+    `data` is the digest of the stage's problems. If a later profile keeps none, the pool stays as it was. Of the ranks
+    of a `world` the first reads and writes.
     """
     profiled = stage_step - (stage_step % every if every else stage_step)
     began = step - stage_step
     asked = {"stage": stage, "data": data, "rollouts": rollouts, "below": below, "seed": seed}
     path = folder / FOLDER / f"step-{began + profiled}.json"
-    known = _read(path, asked)
+    known = world.first(lambda: _read(path, asked))
     if known is not None:
         return known
     if profiled < stage_step:
@@ -125,7 +128,8 @@ def pool(
     if not chosen:
         before = None
         if every and profiled >= every:
-            before = _read(folder / FOLDER / f"step-{began + profiled - every}.json", asked)
+            earlier = folder / FOLDER / f"step-{began + profiled - every}.json"
+            before = world.first(lambda: _read(earlier, asked))
         if before is None:
             raise UserError(
                 f"stages.{stage}.pivots: none of {len(found):,} problems has rollouts that differ and a mean reward "
@@ -133,7 +137,7 @@ def pool(
             )
         chosen, told = before, f"{told}: the {len(before):,} of before stay"
     values = [[one.mean, one.variance] for one in found]
-    _write(path, {**asked, "step": step, "kept": list(chosen), "pivots": values})
+    world.first(lambda: _write(path, {**asked, "step": step, "kept": list(chosen), "pivots": values}))
     note(told)
     return chosen
 

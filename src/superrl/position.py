@@ -1,7 +1,8 @@
 """Where a run stands: a frozen record that, with weights and optimizer, is all a resumed run needs.
 
 The order of problems is a pure function of (seed, stage, epoch), so a cursor is enough. Of groups carried over by
-dynamic sampling the rollouts are kept; their problems come from the data again, by id.
+dynamic sampling, and of a batch rolled out ahead, the rollouts are kept; their problems come from the data again, by
+id.
 """
 
 from __future__ import annotations
@@ -15,10 +16,22 @@ from superrl.records import Group, Score, State, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step learns from: its scored `groups`, all groups that were `drawn` for it, and where the draws left the
+    stage's order of problems (`cursor`) and dynamic sampling (`carried`)."""
+
+    groups: tuple[Group, ...]
+    drawn: tuple[Group, ...]
+    cursor: int
+    carried: tuple[Group, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     """`step` counts over all stages, `stage_step` within one; `evaluated` is the last step whose evaluation is
     recorded; `waited` counts evaluations since `stage_best`, the best one of the stage; `seconds` is the wall-clock
-    spent so far; `lengths` are the bytes that the run's files had here."""
+    spent so far; `ahead` is the next step's batch, where that was rolled out beside the last one's training; `lengths`
+    are the bytes that the run's files had here."""
 
     stage: int = 0
     stage_step: int = 0
@@ -37,6 +50,7 @@ class Position:
     seconds: float = 0.0
     method_state: State = field(default_factory=dict)
     carried: tuple[Group, ...] = ()
+    ahead: Batch | None = None
     lengths: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -53,6 +67,11 @@ class Position:
             fallbacks=self.fallbacks + int(metrics["switch/fallbacks"] or 0),
         )
 
+    def after(self, batch: Batch) -> Position:
+        """Where the step that learns from `batch` leaves the run, but for what only learning tells."""
+        step, stage_step = self.step + 1, self.stage_step + 1
+        return replace(self, step=step, stage_step=stage_step, cursor=batch.cursor, carried=batch.carried, ahead=None)
+
     def at_stage(self, stage: int, method_state: State, updates: int, refused: int) -> Position:
         """The start of a stage, after one that took `updates` optimizer steps and refused `refused`."""
         return replace(
@@ -64,6 +83,7 @@ class Position:
             waited=0,
             method_state=method_state,
             carried=(),
+            ahead=None,
             updates=self.updates + updates,
             refused=self.refused + refused,
         )
@@ -71,14 +91,25 @@ class Position:
     def dump(self) -> dict[str, Any]:
         """JSON values; `restore` is their inverse."""
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {**plain, "carried": [_dumped(group) for group in self.carried]}
+        ahead = self.ahead and {
+            "groups": [_dumped(group) for group in self.ahead.groups],
+            "drawn": [_dumped(group) for group in self.ahead.drawn],
+            "cursor": self.ahead.cursor,
+            "carried": [_dumped(group) for group in self.ahead.carried],
+        }
+        return {**plain, "carried": [_dumped(group) for group in self.carried], "ahead": ahead}
 
 
 def restore(values: Mapping[str, Any], groups: Iterable[Group]) -> Position:
     """The position a checkpoint's JSON holds; `groups` are its stage's, without rollouts."""
-    known = {group.problem.id: group for group in groups} if values["carried"] else {}
-    carried = tuple(_group(entry, known) for entry in values["carried"])
-    return Position(**{**values, "carried": carried})
+    ahead = values["ahead"]
+    known = {group.problem.id: group for group in groups} if values["carried"] or ahead else {}
+
+    def of(entries: Iterable[Mapping[str, Any]]) -> tuple[Group, ...]:
+        return tuple(_group(entry, known) for entry in entries)
+
+    batch = ahead and Batch(of(ahead["groups"]), of(ahead["drawn"]), ahead["cursor"], of(ahead["carried"]))
+    return Position(**{**values, "carried": of(values["carried"]), "ahead": batch})
 
 
 def _dumped(group: Group) -> dict[str, Any]:

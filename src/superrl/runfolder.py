@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from superrl.config import RESUMABLE, Recipe, load
+from superrl.config import RESUMABLE, SAMPLED_BY, Recipe, load
 from superrl.errors import RunError, UserError
 
 FILES = ("metrics.jsonl", "evaluations.jsonl", "rollouts.jsonl", "visits.jsonl", "timing.jsonl")
@@ -101,6 +101,20 @@ class RunFolder:
             raise _unwritable(self.path / name, error) from error
 
 
+class Unwritten(RunFolder):
+    """The run's folder as a process sees it that is not the first: it reads what lies there and writes nothing."""
+
+    def append(self, name: str, *rows: Mapping[str, Any]) -> None:
+        """Nothing: the first process has the same rows."""
+
+    def lengths(self) -> dict[str, int]:
+        """None: the first process counts, while it writes."""
+        return {}
+
+    def _replace(self, name: str, text: str) -> None:
+        """Nothing."""
+
+
 def default_path(recipe_name: str) -> Path:
     """runs/RECIPE-TIME, numbered if that second already has one."""
     path = Path("runs") / f"{Path(recipe_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -142,6 +156,7 @@ def changed_key(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
 
 def _frozen_part(recipe: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in recipe.items() if key not in RESUMABLE}
+    kept["sampler"] = {key: value for key, value in recipe["sampler"].items() if key in SAMPLED_BY}
     kept["stages"] = [{key: value for key, value in stage.items() if key != "steps"} for stage in recipe["stages"]]
     return kept
 

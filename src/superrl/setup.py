@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from superrl import data, models, rewards
-from superrl.config import EvaluationConfig, ModelConfig, PromptConfig, Recipe, StageConfig
+from superrl.config import EvaluationConfig, ModelConfig, PromptConfig, Recipe, SamplerConfig, StageConfig
 from superrl.data.order import take, take_whole
 from superrl.data.prepare import Prepared, prepare, summary
 from superrl.errors import UserError
@@ -23,9 +23,12 @@ from superrl.methods.hooks import NEEDS, Limits, Method
 from superrl.records import Group, Problem
 from superrl.rollout import Environment
 from superrl.sampling.local import LocalSampler
-from superrl.sampling.protocol import SamplingLimits
+from superrl.sampling.protocol import Sampler, SamplingLimits
+from superrl.sampling.vllm import VllmSampler
+from superrl.sampling.vllm_server import ServerSampler
 from superrl.steps.meta import is_step
 from superrl.text import Renderer, eos_ids
+from superrl.truncation import Truncation
 
 if TYPE_CHECKING:
     import torch
@@ -134,6 +137,7 @@ class Workshop:
         max_new_tokens: int | None,
         stop: Sequence[str],
         temperature: float,
+        truncation: Truncation | None = None,
         where: str,
     ) -> Environment:
         """Template, limits and reward: what is asked for, else what the data bring."""
@@ -151,7 +155,7 @@ class Workshop:
         longest = max_new_tokens or brought.get("max_new_tokens") or DEFAULT_MAX_NEW_TOKENS
         return Environment(
             Renderer(self.tokenizer, prompt, endings.final),
-            SamplingLimits(int(longest), tuple(stop) or tuple(brought.get("stop") or ())),
+            SamplingLimits(int(longest), tuple(stop) or tuple(brought.get("stop") or ()), truncation),
             temperature,
             rewards.build(graded, scene=rewards.Scene(prompt, str(self.model.device), self.folder)),
         )
@@ -262,6 +266,7 @@ def _stage(recipe: Recipe, index: int, workshop: Workshop) -> Stage:
         max_new_tokens=config.max_new_tokens,
         stop=config.stop,
         temperature=config.temperature,
+        truncation=config.truncation,
         where=where,
     )
     method = build_method(
@@ -324,6 +329,7 @@ def _schedule(recipe: Recipe, config: StageConfig) -> Schedule:
         max_tokens_per_pack=config.max_tokens_per_pack,
         seed=recipe.seed,
         streams_every=recipe.log.streams_every,
+        importance_cap=recipe.sampler.importance_cap,
     )
 
 
@@ -341,6 +347,7 @@ def evaluation(
         max_new_tokens=settings.max_new_tokens or (last.max_new_tokens if last else None),
         stop=last.stop if last else (),
         temperature=settings.temperature,
+        truncation=settings.truncation,
         where="evaluation",
     )
     few = loaded.problems[: settings.limit]
@@ -352,6 +359,10 @@ def evaluation(
 
 ROOMY = 1024
 """Tokens a row may have before fewer rows are sampled at once: their keys and values would fill the memory."""
+
+
+LOCAL = SamplerConfig()
+"""The engine where nobody names one."""
 
 
 def slots_for(parameters: int, longest: int | None) -> int:
@@ -370,8 +381,10 @@ def new_sampler(
     dtype: torch.dtype,
     environments: Sequence[Environment],
     longest: int | None = None,
-) -> LocalSampler:
-    """The in-process engine around its own plain copy of the model: deterministic in float32 on a CPU, else fast."""
+    config: SamplerConfig = LOCAL,
+) -> Sampler:
+    """The engine that the recipe names, without weights yet or with a plain copy of the model; the local one is
+    deterministic in float32 on a CPU, else fast."""
     import torch
 
     ends = dict.fromkeys(
@@ -379,6 +392,12 @@ def new_sampler(
         for environment in environments
         for token in eos_ids(tokenizer, models.declared_ends(model), environment.renderer.prompt).ids
     )
+    if config.url is not None:
+        return ServerSampler(
+            config.url, tokenizer, eos_ids=tuple(ends), dtype=dtype, share=config.share, max_length=longest
+        )
+    if config.engine == "vllm":
+        return VllmSampler(model, tokenizer, eos_ids=tuple(ends), dtype=dtype, memory=config.memory, max_length=longest)
     plain = models.sampler_model(model, dtype)
     return LocalSampler(
         plain,

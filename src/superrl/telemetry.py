@@ -6,8 +6,10 @@ Rates are over all groups of the step, dropped rollouts included. Leaves out wha
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from hashlib import blake2b
 from typing import Any
 
 from superrl.metrics import Means, mean
@@ -46,6 +48,11 @@ def of_groups(groups: Sequence[Group]) -> dict[str, float | None]:
         "tokens/generated": float(sum(t.length for t in rollouts)),
         **{f"score/{name}": value for name, value in mean_parts(rollouts).items()},
     }
+
+
+def staleness(groups: Sequence[Group], version: int) -> float | None:
+    """How many steps older than the weights it trains, which are of `version`, a rollout is in the mean."""
+    return mean(float(version - t.version) for group in groups for t in group.trajectories)
 
 
 def mean_parts(rollouts: Sequence[Trajectory]) -> dict[str, float | None]:
@@ -87,6 +94,18 @@ def of_samples(updates: Sequence[Update]) -> dict[str, float | None]:
     samples = [sample for update in updates for sample in update.samples]
     experts = [sample for sample in samples if sample.origin == "expert" and sample.stream != "value"]
     return {"length/demonstration": mean(float(sum(sample.loss_mask)) for sample in experts)}
+
+
+def fingerprint(plan: Plan) -> str:
+    """A digest of the tokens, advantages and weights that a plan trains: equal wherever the same is learnt."""
+    told = blake2b(digest_size=16)
+    for update in plan.updates:
+        told.update(repr((update.denominators, update.stream_weights, update.optimizer, update.lr_scale)).encode())
+        for one in update.samples:
+            told.update(f"{one.stream} {one.group} {one.weight!r}".encode())
+            told.update(array("q", one.tokens).tobytes())
+            told.update(array("d", one.advantage).tobytes())
+    return told.hexdigest()
 
 
 def expected_failure(groups: Sequence[Group]) -> float | None:
@@ -137,6 +156,7 @@ def _rollout_row(
             {
                 "text": t.text,
                 "stop": t.stop,
+                "version": t.version,
                 "score": None if t.score is None else asdict(t.score),
                 "advantage": credits.get((index, t.tokens)),
             }

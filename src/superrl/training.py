@@ -1,71 +1,43 @@
 """The loop: take problems, roll out, score, decide, learn, hand the new weights to the sampler, record.
 
 `train` runs a recipe from its first step or from where its folder stands. All that changes is the learner, the
-sampler and a `Position`; interrupted and resumed is the same run, byte for byte on one machine. Leaves out everything
-a method, reward or task decides.
+sampler and a `Position`; interrupted and resumed is the same run, byte for byte on one machine. Of several processes
+(`parallel`) every one is in this loop with the same records; only the first writes and speaks. Leaves out everything a
+method, reward or task decides.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from superrl import checkpoint, models, persistence, runfolder, setup, telemetry
+from superrl import checkpoint, models, parallel, persistence, setup, telemetry
+from superrl.beside import beside
 from superrl.config import Recipe
 from superrl.drawing import collect
-from superrl.errors import RunError, UserError
 from superrl.evaluation import evaluate
-from superrl.learner.learner import Learner
+from superrl.learner.offset import GAP, check_gap
 from superrl.learner.optimizer import scheduled_lr
 from superrl.metrics import Means, row
+from superrl.opening import Run, Told, divided, keeps_reference, open_folder, open_run
 from superrl.page import page
-from superrl.position import Position, restore
+from superrl.position import Batch, Position
 from superrl.records import Group, Plan, Problem, StepRecord
 from superrl.report import Listener, Silent
-from superrl.runfolder import RunFolder
-from superrl.sampling.protocol import Sampler
-from superrl.setup import Evaluation, Given, Session, Stage
-from superrl.signals import Signals, listening
+from superrl.saving import keep_classifier, keep_reference, rescue, save
+from superrl.setup import Evaluation, Given, Stage
+from superrl.signals import listening
 from superrl.summary import mark, summarize
 from superrl.timing import Clock
-from superrl.trackers import Tracker, open_trackers, tell
+from superrl.trackers import Tracker, open_trackers
 from superrl.visits import visit_rows
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A step's rows of metrics.jsonl and timing.jsonl."""
-
-    metrics: Mapping[str, Any]
-    timing: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What the loop works with; only learner and sampler change."""
-
-    session: Session
-    folder: RunFolder
-    learner: Learner
-    sampler: Sampler
-    progress: Listener
-    signals: Signals
-    trackers: Sequence[Tracker] = ()
-
-    def heard(self, tokens: int) -> None:
-        """Tokens were drawn: show it, and leave if a signal has arrived (no state is touched while sampling)."""
-        self.progress.tokens(tokens)
-        self.signals.check()
-
-    def tell(self, told: Told) -> None:
-        """Show a finished step to the person and the trackers; what goes wrong here costs no step."""
-        tell(self.trackers, told.metrics)
-        self.progress.step(told.metrics, told.timing)
 
 
 def train(
@@ -78,26 +50,32 @@ def train(
     problems: Sequence[Problem] | None = None,
 ) -> Path:
     """Run a recipe in the folder `out` and return it. With `resume`, continue the run that is there."""
-    progress = progress or Silent()
-    path = out or runfolder.default_path(recipe.stages[-1].name)
-    folder = runfolder.reopen(path, recipe) if resume else runfolder.create(path)
-    progress.note(f"run folder: {path}")
-    with listening() as signals:
-        session = setup.build(recipe, Given(reward, problems), progress.note, folder.path)
+    with parallel.opened(recipe.model.device, recipe.parallel.timeout) as world, listening() as signals:
+        progress = progress if progress is not None and world.rank == 0 else Silent()
+        folder, resume = open_folder(recipe, out, resume, world)
+        progress.note(f"run folder: {folder.path}")
+        session = world.together(lambda: setup.build(recipe, Given(reward, problems), progress.note, folder.path))
         trackers: list[Tracker] = []
-        before = torch.get_deterministic_debug_mode()
+        before, fills = torch.get_deterministic_debug_mode(), cast(Any, torch.utils.deterministic)
+        filled = fills.fill_uninitialized_memory
         try:
             torch.use_deterministic_algorithms(True, warn_only=session.model.device.type != "cpu")
-            trackers = open_trackers(recipe.log.trackers, folder.path, recipe.dump())
-            run, position = _open(session, folder, progress, signals, trackers, resume)
-            folder.write_recipe(recipe)
-            _run_stages(run, position)
+            fills.fill_uninitialized_memory = False  # a debugging aid, at 4 % of a learner's step
+            if world.rank == 0:
+                trackers = open_trackers(recipe.log.trackers, folder.path, recipe.dump())
+            run, position = open_run(divided(session, world), folder, progress, signals, trackers, resume, world)
+            try:
+                folder.write_recipe(recipe)
+                _run_stages(run, position)
+            finally:
+                run.sampler.close()
         finally:
             torch.set_deterministic_debug_mode(before)
+            fills.fill_uninitialized_memory = filled
             session.close()
             for tracker in trackers:
                 tracker.close()
-    return path
+    return folder.path
 
 
 def dry_run(recipe: Recipe) -> str:
@@ -123,18 +101,23 @@ def _run_stages(run: Run, position: Position) -> None:
             if _spent(run, position) and stage.config.steps and stage.index > position.stage:
                 continue  # a stage of no steps costs nothing: `from: best` keeps the best model
             position = _enter(run, stage, position)
+            _agree_on_weights(run, stage)
             while not _finished(run, stage, position := _look(run, stage, position)):
                 position, told = train_step(run, stage, position)
-                position = replace(position, seconds=time.monotonic() - started)
+                position = replace(position, seconds=run.world.first(lambda: time.monotonic() - started))
                 run.tell(told)
-            _save(run, position)
+            save(run, position)
             if stage.method.keeps:
-                persistence.save_classifier(run.folder, run.learner, run.session.tokenizer, stage.method.keeps)
+                keep_classifier(run, stage.method.keeps)
         _write_evaluations(run, _evaluate(run, position, run.session.tests))
-    except Exception:
-        _rescue(run, position)
+    except Exception as error:
+        rescue(run, position, error)
         raise
-    position = replace(position, seconds=time.monotonic() - started)
+    run.world.first(lambda: _close(run, replace(position, seconds=time.monotonic() - started)))
+
+
+def _close(run: Run, position: Position) -> None:
+    """Write what is written once, at the end."""
     summary = summarize(run.folder.rows("evaluations.jsonl"), run.folder.rows("metrics.jsonl"), position)
     run.folder.write_summary(summary)
     run.folder.write_report(page(run.folder.path))
@@ -145,17 +128,19 @@ def train_step(run: Run, stage: Stage, position: Position) -> tuple[Position, To
     """One step of the loop: where the run stands after it, and what there is to tell."""
     clock = Clock()
     run.progress.phase("rolling out", stage.config.prompts_per_step * stage.config.group_size)
-    groups, drawn, position = collect(run, stage, position, clock)
-    run.progress.phase("training", len(groups))
-    with clock("train"):
-        groups, plan, means = learn(run, stage, position, groups)
-    position = replace(position, step=position.step + 1, stage_step=position.stage_step + 1)
+    batch = position.ahead or collect(run, stage, position, clock, run.heard)
+    run.progress.phase("training", len(batch.groups))
+    with beside(_rolls_ahead(run, stage, position.after(batch), clock)) as ahead:
+        with clock("train"):
+            groups, plan, means = learn(run, stage, position, batch.groups)
+        position = replace(position.after(batch), ahead=ahead())
     with clock("sync"):
         run.sampler.load(run.learner.weights(), position.step)
-    metrics = row(describe(run, stage, position, groups, drawn, plan, means))
+    metrics = row(describe(run, stage, position, groups, batch.drawn, plan, means))
+    run.world.same(json.dumps(metrics), f"the metrics of step {position.step}")
     timing = clock.row(position.step, stage.name, metrics)
     shown = telemetry.rollout_rows(groups, plan, run.session.recipe.log.rollouts_per_step)
-    seen = visit_rows(groups, drawn, position.carried, plan)
+    seen = visit_rows(groups, batch.drawn, position.carried, plan)
     run.folder.append("rollouts.jsonl", *({"step": position.step, "stage": stage.name, **line} for line in shown))
     run.folder.append("visits.jsonl", *({"step": position.step, "stage": stage.name, **line} for line in seen))
     run.folder.append("metrics.jsonl", metrics)
@@ -165,16 +150,30 @@ def train_step(run: Run, stage: Stage, position: Position) -> tuple[Position, To
     return replace(position.counting(metrics), method_state=state, lengths=run.folder.lengths()), Told(metrics, timing)
 
 
+def _rolls_ahead(run: Run, stage: Stage, following: Position, clock: Clock) -> Callable[[], Batch] | None:
+    """What may go on beside a step's training: collecting the batch of the step that is `following`, with the weights
+    of before. A signal waits until it is complete, for no resumed run has these weights again."""
+    goes_on = following.stage_step < stage.config.steps and stage.method.rolls_out
+    if not (stage.config.staleness and goes_on):
+        return None
+    return partial(collect, run, stage, following, clock, run.progress.tokens)
+
+
 def learn(run: Run, stage: Stage, position: Position, groups: Sequence[Group]) -> tuple[list[Group], Plan, Means]:
     """Decide about the groups and take the updates that follow; the annotated groups, the decisions, what happened."""
     annotated = run.learner.annotate(groups, stage.method.needs, _teachers(run, stage, position, groups))
     plan = stage.method.plan(annotated, position.method_state)
+    if not run.world.alone:
+        run.world.same(telemetry.fingerprint(plan), f"what to learn in step {position.step + 1}")
     unseen = telemetry.untrained(annotated, plan.updates)
     drift = run.learner.drift([trajectory for trajectory, _ in unseen])
     means = run.learner.step(plan.updates, stage.method, version=position.step)
-    for value, (trajectory, stands_for) in zip(drift, unseen, strict=True):  # what is not trained counts too
-        means.add("policy/kl", value * stands_for, float(trajectory.length * stands_for))
+    for (kl, gap), (trajectory, stands_for) in zip(drift, unseen, strict=True):  # what is not trained counts too
+        means.add("policy/kl", kl * stands_for, float(trajectory.length * stands_for))
         means.add("policy/clip_fraction", 0.0, float(trajectory.length * stands_for))
+        if trajectory.version == position.step:
+            means.add(GAP, gap * stands_for, float(trajectory.length * stands_for))
+    check_gap(means, run.session.recipe.sampler.max_gap, position.step + 1)
     return annotated, plan, means
 
 
@@ -206,6 +205,7 @@ def describe(
         **telemetry.of_learner(means, ("pg", "sft") if stage.method.rolls_out else ("sft",)),
         **(rolled if stage.method.rolls_out else {"groups/trained": float(len(groups))}),
         **telemetry.of_samples(plan.updates),
+        "policy/staleness": telemetry.staleness(groups, position.step - 1),
         "step": position.step,
         "stage": stage.name,
         "stage_step": position.stage_step,
@@ -217,43 +217,6 @@ def describe(
     }
 
 
-def _open(
-    session: Session,
-    folder: RunFolder,
-    progress: Listener,
-    signals: Signals,
-    trackers: Sequence[Tracker],
-    resume: bool,
-) -> tuple[Run, Position]:
-    """Learner, sampler and position, fresh or from the newest complete checkpoint."""
-    saved = persistence.newest(folder, progress.note) if resume else None
-    stage = session.stages[saved.state["position"]["stage"] if saved else 0]
-    position = restore(saved.state["position"], stage.groups) if saved else Position()
-    if saved and saved.state["data"] != stage.digest:
-        raise UserError(f"--resume: the data of stage {stage.name} are not those of the run in {folder.path}")
-    inside = position.stage_step > 0
-    reference = persistence.find_reference(folder, position) if inside and _keeps_reference(stage) else None
-    if resume:
-        persistence.rewind(folder, saved)
-    dtype = models.compute_dtype(session.recipe.model)
-    learner = Learner(session.model, dtype, stage.schedule)
-    if not learner.shares:
-        progress.note(f"{session.recipe.model.name} cannot be trained over a prefix forest: one sequence a row")
-    if saved:
-        persistence.load_weights(learner, saved.path)
-        if inside:
-            learner.begin(stage.schedule, stage.method.critic, reference is not None)
-        persistence.load_trainer(learner, saved)
-        if reference is not None:
-            persistence.load_reference(learner, reference)
-        progress.note(f"resuming after step {position.step}")
-    bounds = [stage.max_context for stage in session.recipe.stages]
-    longest = None if None in bounds else max(bound for bound in bounds if bound is not None)
-    sampler = setup.new_sampler(session.model, session.tokenizer, dtype, session.environments, longest)
-    sampler.load(learner.weights(), position.step)
-    return Run(session, folder, learner, sampler, progress, signals, trackers), position
-
-
 def _enter(run: Run, stage: Stage, position: Position) -> Position:
     """The position at the start of a stage: a fresh optimizer, critic, cursor and method state, and the weights it
     starts from, which are kept if they are its reference policy.
@@ -263,29 +226,31 @@ def _enter(run: Run, stage: Stage, position: Position) -> Position:
     source = stage.config.from_ if stage.index else "previous"
     if source == "initial" or (source == "best" and position.best_step == 0):
         initial = models.load_model(run.session.recipe.model)
-        run.learner.model.load_state_dict(initial.state_dict())
+        persistence.set_weights(run.learner, initial.state_dict(), run.session.recipe.model.name)
     elif source == "best" and position.best_step is not None:
         persistence.load_weights(run.learner, checkpoint.at(run.folder.checkpoints, position.best_step).path)
     done = run.learner.progress
-    run.learner.begin(stage.schedule, stage.method.critic, _keeps_reference(stage))
+    run.learner.begin(stage.schedule, stage.method.critic, keeps_reference(stage))
     judges, before = (run.session.validation(one) for one in (stage.index, position.stage))
     position = position.at_stage(stage.index, stage.method.initial_state(), done.updates, done.refused)
     if list(map(id, judges)) != list(map(id, before)):
         position = replace(position, best=None, best_step=None, evaluated=-1)
     if run.learner.reference is not None:
-        persistence.save_reference(run.folder, run.learner, position)
+        keep_reference(run, position)
     run.sampler.load(run.learner.weights(), position.step)
     return position
 
 
-def _keeps_reference(stage: Stage) -> bool:
-    """Whether the stage's method reads the reference policy."""
-    return "logp_ref" in stage.method.needs
+def _agree_on_weights(run: Run, stage: Stage) -> None:
+    """Ranks that began with other weights would learn something else together than any of them shows."""
+    if not run.world.alone and not run.learner.is_split:
+        sums = [float(parameter.detach().double().sum()) for _, parameter in run.learner.trainable()]
+        run.world.same(repr(sums), f"the weights that stage {stage.name} goes on from")
 
 
 def _look(run: Run, stage: Stage, position: Position) -> Position:
     """Between steps: evaluate and save where the recipe says so, and leave if a signal has arrived."""
-    run.signals.check()
+    run.world.together(run.signals.check)
     recipe, best_before = run.session.recipe, position.best_step
     every, saves = recipe.evaluation.every, recipe.checkpoint.every
     last = position.stage_step == stage.config.steps or _spent(run, position)
@@ -296,7 +261,7 @@ def _look(run: Run, stage: Stage, position: Position) -> Position:
         _write_evaluations(run, rows + validation)
         position = replace(_judged(position, validation), lengths=run.folder.lengths())
     if position.stage_step and (position.best_step != best_before or (saves and position.step % saves == 0)):
-        _save(run, position)
+        save(run, position)
     return position
 
 
@@ -340,21 +305,3 @@ def _write_evaluations(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
     run.folder.append("evaluations.jsonl", *rows)
     for line in rows:
         run.progress.evaluation(line)
-
-
-def _rescue(run: Run, position: Position) -> None:
-    """On the way out, save the last whole step, if the learner still stands there."""
-    between = position.step > 0 and position.stage_step == 0  # the checkpoint of this step is the stage before's
-    if between or run.learner.busy or run.learner.progress.step != position.stage_step:
-        return
-    try:
-        _save(run, position)
-    except RunError as error:
-        run.progress.note(str(error))
-    else:
-        run.progress.note(f"saved after step {position.step}: continue with --out {run.folder.path} --resume")
-
-
-def _save(run: Run, position: Position) -> None:
-    digest, keep = run.session.stages[position.stage].digest, run.session.recipe.checkpoint.keep
-    persistence.save(run.folder, run.learner, run.session.tokenizer, position, digest, keep)

@@ -14,8 +14,8 @@ from superrl.data.contexts import clip, places
 from superrl.data.instances import InstanceOptions, instances
 from superrl.errors import UserError
 from superrl.records import Demonstration, Problem, Step
-from superrl.steps.parse import find_header, parse
 from superrl.steps.gate import judge
+from superrl.steps.parse import find_header, parse
 from superrl.steps.think import OPENINGS
 from superrl.text import Renderer, eos_ids
 

@@ -8,6 +8,7 @@ import torch
 
 from builders import VOCABULARY, group, tiny_llama, trajectory
 from superrl.config import LoraConfig, OptimizerConfig
+from superrl.learner.copies import named_weights, plain_copy, standing
 from superrl.learner.learner import Learner, Schedule
 from superrl.methods.hooks import CriticOptions, Limits, Method
 from superrl.models import with_adapters
@@ -155,9 +156,10 @@ def test_the_reference_stays_what_the_stage_began_with(lora):
     for version in range(3):
         one.step([lesson()], Surrogate(), version)
     assert any(not torch.equal(began[name], w) for name, w in one.weights().items()), "the policy has moved"
-    reference = dict(one.reference.named_parameters(remove_duplicate=False))
+    assert not any(p.requires_grad for p in one.reference.parameters())
+    with standing(one.reference) as policy:
+        reference = {name: w.clone() for name, w in named_weights(policy)}
     assert reference.keys() == began.keys() and all(torch.equal(reference[n], began[n]) for n in began)
-    assert not any(p.requires_grad for p in reference.values())
     assert one.annotate(visited(), frozenset({"logp_ref"})) == first
     own = tiny_llama()
     own.load_state_dict(began)
@@ -166,10 +168,70 @@ def test_the_reference_stays_what_the_stage_began_with(lora):
             logp = dict(enumerate(direct(own, t.tokens, t.temperature), start=1))
             assert_column(t.annotations["logp_ref"], {i: logp[i] for i in meant(t)})
     one.begin(one.schedule, reference=True)
-    later = dict(one.reference.named_parameters(remove_duplicate=False))
+    with standing(one.reference) as policy:
+        later = {name: w.clone() for name, w in named_weights(policy)}
     assert all(torch.equal(later[name], w) for name, w in one.weights().items()), "the next stage has its own"
     one.begin(one.schedule)
     assert one.reference is None
+
+
+def adapted(moved=0.0):
+    """A policy with adapters, on which they were moved already."""
+    model = with_adapters(tiny_llama(), LoraConfig(rank=2))
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.add_(moved * torch.randn(parameter.shape, generator=draw))
+    return model
+
+
+def columns(groups, name):
+    return [t.annotations[name] for visit in groups for t in visit.trajectories]
+
+
+@PACKERS
+@pytest.mark.parametrize("moved", [0.0, 0.3])
+def test_a_policy_with_adapters_is_at_no_distance_from_its_reference_when_a_stage_begins(packer, moved):
+    """To the bit, whether or not the adapters had learnt something before the stage."""
+    one = learner(reference=True, model=adapted(moved), packer=packer)
+    groups = [visited()[0], visited()[2]]  # of the other one the reference measures an expert's prefix too
+    drawn = [t for visit in groups for t in visit.trajectories]
+    own = [list(column) for column in one.logprobs(drawn)]
+    found = columns(one.annotate(groups, frozenset({"logp_ref"})), "logp_ref")
+    assert [list(column) for column in found] == own
+    one.step([lesson()], Surrogate(), 0)
+    assert columns(one.annotate(groups, frozenset({"logp_ref"})), "logp_ref") == found
+    assert list(one.logprobs(drawn)[0]) != own[0], "the policy has moved, and is back after its reference was asked"
+
+
+@PACKERS
+def test_adapters_kept_are_a_reference_as_a_whole_copy_is(packer):
+    one = learner(reference=True, model=adapted(0.3), packer=packer)
+    whole = plain_copy(one.model)
+    kept = one.annotate(visited(), frozenset({"logp_ref"}))
+    one.reference = whole
+    copied = one.annotate(visited(), frozenset({"logp_ref"}))
+    for a, b in zip(columns(kept, "logp_ref"), columns(copied, "logp_ref"), strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+
+
+def test_a_reference_of_adapters_holds_no_second_base():
+    one = learner(reference=True, model=adapted())
+    own = {p.data_ptr() for p in one.model.parameters()}
+    learnt = sum(p.numel() for _, p in one.trainable())
+    assert sum(p.numel() for p in one.reference.parameters()) == learnt
+    assert learnt < 0.5 * sum(p.numel() for p in one.model.parameters())
+    assert not own & {p.data_ptr() for p in one.reference.parameters()}
+
+
+def test_a_reference_that_fails_leaves_the_policy_as_it_was():
+    one = learner(reference=True, model=adapted(0.3))
+    one.step([lesson()], Surrogate(), 0)
+    before = {name: p.clone() for name, p in one.trainable()}
+    with pytest.raises(ZeroDivisionError), standing(one.reference) as policy:
+        assert any(not torch.equal(p, before[n]) for n, p in policy.named_parameters() if p.requires_grad)
+        raise ZeroDivisionError
+    assert all(torch.equal(p, before[name]) for name, p in one.trainable())
 
 
 def test_annotations_are_of_the_weights_before_the_step():

@@ -16,7 +16,7 @@ from transformers import (
 
 from builders import VOCABULARY, flat_gradient, sample, tiny_llama
 from superrl.errors import UserError
-from superrl.learner import forward, serving
+from superrl.learner import forward, head, serving
 from superrl.packing.rows import pack
 
 SMALL = {
@@ -49,7 +49,7 @@ def build(name):
 
 @pytest.mark.parametrize("name", ["llama", *CONFIGS])
 def test_logprobs_are_the_model_s_own(name, monkeypatch):
-    monkeypatch.setattr(forward, "CHUNK_LOGITS", 16 * VOCABULARY)  # several chunks
+    monkeypatch.setattr(head, "CHUNK_LOGITS", 16 * VOCABULARY)  # several chunks
     model = build(name)
     samples = [sample(12, 7, seed=1), sample(20, 15, seed=2), sample(9, 8, seed=3)]
     (batch,) = pack(samples, 1000)
@@ -85,7 +85,7 @@ def test_chunks_do_not_change_the_gradient(monkeypatch):
         return flat_gradient(model)
 
     whole = gradient()
-    monkeypatch.setattr(forward, "CHUNK_LOGITS", 17 * VOCABULARY)
+    monkeypatch.setattr(head, "CHUNK_LOGITS", 17 * VOCABULARY)
     torch.testing.assert_close(gradient(), whole, rtol=1e-5, atol=1e-6)
 
 

@@ -245,7 +245,7 @@ def test_annotations_and_drift():
     assert visit.demonstrations[0].annotations["demo_logp"] == expected
     drawn = visit.trajectories[0]
     exact = replace(drawn, logp_sampler=one.logprobs([drawn])[0])
-    assert one.drift([exact]) == [pytest.approx(0.0, abs=1e-9)] and one.drift([drawn])[0] > 0
+    assert one.drift([exact]) == [pytest.approx((0.0, 0.0), abs=1e-6)] and min(one.drift([drawn])[0]) > 0
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,9 @@ class StartsWith(Reward):
         return [Score(float(r), r) for r in right]
 
 
-def learn(name, problems, steps, lr=0.01, **options):
-    """Train a random model; the share of correct rollouts of each problem over the last five steps."""
+def learn(name, problems, steps, lr=0.01, staleness=0, **options):
+    """Train a random model; the share of correct rollouts of each problem over the last five steps. What a step learns
+    from was drawn `staleness` steps before."""
     model = tiny_llama(vocab_size=len(TOKENIZER), initializer_range=0.05)
     sampler = LocalSampler(tiny_llama(vocab_size=len(TOKENIZER)), TOKENIZER, eos_ids=[EOS], slots=16)
     renderer = Renderer(TOKENIZER, PromptConfig(), EOS)
@@ -46,13 +47,15 @@ def learn(name, problems, steps, lr=0.01, **options):
     learner = Learner(model, torch.float32, Schedule(OptimizerConfig(lr=lr), steps, 1, 1, 4096, 0))
     method = build({"name": name, **options}, Limits(8, 5))
     experts = {p.id: tuple(renderer.demonstration(p, d) for d in p.demonstrations) for p in problems}
-    history = []
-    for step in range(steps):
+    history, waiting = [], []
+    for step in range(steps + staleness):
         sampler.load(learner.weights(), step)
         groups = [Group(p, (), experts[p.id], (0, 0, 0, step, 0, i)) for i, p in enumerate(problems)]
         groups = roll_out([(Request(8),) for _ in problems], groups, environment, sampler, None)
         groups = score(groups, environment)
-        learner.step(method.plan(groups, {}).updates, method, version=step)
+        waiting.append(groups)
+        if step >= staleness:
+            learner.step(method.plan(waiting.pop(0), {}).updates, method, version=step)
         history.append([sum(bool(s.correct) for s in g.scores) / 8 for g in groups])
     return [sum(column[-5:]) / 5 for column in zip(*history, strict=True)]
 
@@ -66,6 +69,11 @@ EASY, HARD = problem("easy", " ".join("abcdefghijklmnopqrst")), problem("hard", 
 
 def test_grpo_solves_what_chance_finds():
     (easy,) = learn("grpo", [EASY], steps=80)
+    assert easy > 0.8
+
+
+def test_grpo_learns_from_rollouts_of_the_step_before():
+    (easy,) = learn("grpo", [EASY], steps=80, staleness=1)
     assert easy > 0.8
 
 

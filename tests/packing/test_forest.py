@@ -23,11 +23,11 @@ from builders import VOCABULARY, flat_gradient, tiny_llama
 from superrl.config import LoraConfig
 from superrl.learner.forward import token_logprobs
 from superrl.learner.serving import check_served, choose_packer
-from superrl.learner.windows import NO_WINDOW, UNLIMITED, reach
 from superrl.models import with_adapters
 from superrl.packing import attention, forest, rows
 from superrl.packing.attention import ATTENTION, visible
 from superrl.records import Trajectory
+from superrl.windows import NO_WINDOW, UNLIMITED, reach
 
 SMALL = {
     "vocab_size": VOCABULARY,

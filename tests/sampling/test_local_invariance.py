@@ -8,15 +8,17 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_local import flat, some_prompts
-from tiny_models import FAMILIES, build_model, make_sampler
+from test_local import completion, flat, full_logits, some_prompts
+from tiny_models import FAMILIES, SHAPE, VOCABULARY, build_model, make_sampler
 from torch.nn.functional import linear
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from superrl.records import Trajectory
+from superrl.sampling import slots
 from superrl.sampling.protocol import Prompt, SamplingLimits
-from superrl.sampling.slots import Decode, SlotCache, attend
+from superrl.sampling.slots import SPARE_KEYS, Decode, SlotCache, attend
 
 LIMITS = SamplingLimits(40)
 MANY_ENDS = list(range(20))
@@ -50,6 +52,42 @@ def test_bit_equal_alone_permuted_refilled_and_among_others(family: str) -> None
     fresh = make_sampler(model, eos_ids=MANY_ENDS)
     for prompt in prompts[:4]:
         assert fresh.sample([prompt], LIMITS) == [together[prompt.key]]
+
+
+def long_prompts(count: int) -> list[Prompt]:
+    """Two system prompts of some hundred tokens, under which prompts of several lengths stand; one is the other's."""
+    draw = torch.Generator().manual_seed(2)
+    system, other = torch.randint(VOCABULARY, (2, 310), generator=draw).tolist()
+    ends = [torch.randint(VOCABULARY, (1 + 23 * i,), generator=draw).tolist() for i in range(count)]
+    stems = [system, system, other[:130], system[:200], []]
+    return [Prompt((*stems[i % 5], *end), 2, (6, i)) for i, end in enumerate(ends)]
+
+
+def long_model() -> PreTrainedModel:
+    torch.manual_seed(3)
+    return LlamaForCausalLM(LlamaConfig(**{**SHAPE, "max_position_embeddings": 1024})).eval()
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_bit_equal_with_prefixes_shared_or_not() -> None:
+    prompts, limits = long_prompts(10), SamplingLimits(4)
+    sampler = make_sampler(long_model(), eos_ids=[])
+    together = sampler.sample(prompts, limits)
+    assert sampler.sample(prompts[::-1], limits) == together[::-1]
+    for i in range(len(prompts)):
+        alone = make_sampler(long_model(), eos_ids=[]) if i in (1, 6) else sampler
+        assert alone.sample(prompts[i : i + 1], limits) == [together[i]]
+
+
+def test_shared_prefixes_give_what_a_full_forward_gives() -> None:
+    model, prompts = long_model(), long_prompts(10)
+    for deterministic in (True, False):
+        sampler = make_sampler(model, eos_ids=[], deterministic=deterministic)
+        for trajectory in flat(sampler.sample(prompts, SamplingLimits(4))):
+            drawn = torch.tensor(completion(trajectory))
+            logp = full_logits(model, trajectory.tokens)[-len(drawn) - 1 : -1].log_softmax(-1)
+            found = torch.tensor(trajectory.logp_sampler[-len(drawn) :])
+            torch.testing.assert_close(found, logp.gather(-1, drawn[:, None])[:, 0], rtol=0, atol=2e-5)
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -92,10 +130,42 @@ def test_fast_mode_draws_the_same_up_to_rounding() -> None:
 @given(lengths=st.lists(st.sampled_from([0, 32, 48, 96]), min_size=32, max_size=32).filter(any), own=st.integers(0, 31))
 def test_the_shape_a_row_is_read_with_follows_from_its_own_length(lengths: list[int], own: int) -> None:
     lengths[own] = 48
-    reads = Decode.over(SlotCache(32), torch.zeros(32, dtype=torch.int64), np.array(lengths), chunk=16).reads
+    reads = Decode.over(SlotCache(32, {}), torch.zeros(32, dtype=torch.int64), np.array(lengths), chunk=16).reads
     mine = [read for read in reads if read.first <= own < read.last]
     taking = [read for read in mine if read.taken is None or read.taken[own - read.first].item()]
     assert [(read.last - read.first, read.length) for read in taking] == [(16, 48)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=60))
+def test_in_fast_mode_neighbours_are_read_together_as_long_as_that_is_cheap(lengths: list[int]) -> None:
+    cache, positions = SlotCache(60, {}), torch.zeros(len(lengths), dtype=torch.int64)
+    cache.reserve(max(lengths) + 9)
+    reads = Decode.grouped(cache, positions, np.array(lengths)).reads
+    whole = Decode.grouped(cache, positions, np.array(lengths), whole=32).reads
+    ends = [cache.capacity if read.length > cache.capacity - 32 else read.length for read in reads]
+    assert [(read.first, read.length) for read in whole] == [(r.first, e) for r, e in zip(reads, ends, strict=True)]
+    assert [row for read in reads for row in range(read.first, read.last)] == list(range(len(lengths)))
+    for read in reads:
+        inside = lengths[read.first : read.last]
+        assert (read.length, read.least) == (max(inside), min(inside))
+    wasted = sum(read.length - length for read in reads for length in lengths[read.first : read.last])
+    assert wasted <= SPARE_KEYS * len(lengths)
+    if max(lengths) - min(lengths) <= SPARE_KEYS // 60:
+        assert len(reads) == 1
+
+
+def test_in_fast_mode_rows_of_all_lengths_give_what_a_full_forward_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows shorter and longer than rows, several reads a step, rows that leave and join."""
+    monkeypatch.setattr(slots, "SPARE_KEYS", 20)
+    model = build_model("gemma2")
+    sampler = make_sampler(model, slots=7, eos_ids=MANY_ENDS, deterministic=False)
+    prompts = some_prompts(20, 2, longest=180)
+    for trajectory in flat(sampler.sample(prompts, SamplingLimits(20))):
+        drawn = torch.tensor(completion(trajectory))
+        logp = full_logits(model, trajectory.tokens)[-len(drawn) - 1 : -1].log_softmax(-1)
+        found = torch.tensor(trajectory.logp_sampler[-len(drawn) :])
+        torch.testing.assert_close(found, logp.gather(-1, drawn[:, None])[:, 0], rtol=0, atol=2e-5)
 
 
 # --- the facts about this machine's kernels that the mode rests on
@@ -128,3 +198,14 @@ def test_attention_rows_do_not_depend_on_their_place(length: int, heads: int, sh
         value[order],
     )
     assert torch.equal(attend(query[order], *moved, mask[order], None), whole[order])
+
+
+def test_rows_of_the_last_chunk_alone_get_what_they_get_among_others():
+    """The first chunk's slots are idle: a single read that does not begin with the first row."""
+    torch.manual_seed(0)
+    key, value, query = torch.randn(32, 2, 8, 4), torch.randn(32, 2, 8, 4), torch.randn(32, 2, 1, 4)
+    positions, alone = torch.full((32,), 5), np.array([0] * 16 + [6] * 16)
+    found = Decode.over(SlotCache(32, {}), positions, alone, chunk=16).attend(query, key, value, None, None)
+    among = Decode.over(SlotCache(32, {}), positions, np.full(32, 6), chunk=16).attend(query, key, value, None, None)
+    assert found.shape == query.shape
+    assert torch.equal(found[16:], among[16:])

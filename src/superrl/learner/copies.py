@@ -1,15 +1,17 @@
-"""Plain copies of a model: its weights by name, and a whole one beside it, both with adapters merged in.
+"""Copies of a model: its weights by name and a whole one beside it, both with adapters merged in; and a policy kept.
 
-Leaves out what copies are for: the sampler and checkpoints take the weights, the reference policy and the critic a
-model.
+A policy with adapters is kept as a copy of the adapters alone: its base never changes, so both share it. Leaves out
+what copies are for: the sampler and checkpoints take the weights, the critic a model, the reference a kept policy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from superrl.learner.forward import bare
@@ -38,3 +40,45 @@ def plain_copy(model: nn.Module) -> nn.Module:
     plain: nn.Module = copied
     plain.zero_grad(set_to_none=True)
     return plain.requires_grad_(False)
+
+
+class KeptAdapters(nn.Module):
+    """A policy with adapters as it stood when this was made: a frozen copy of the adapters, whose place it takes while
+    the policy computes. Its base is the policy's own, and none of its parameters."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._policy = (model,)  # in a tuple: no submodule
+        self._places = [p for p in model.parameters() if p.requires_grad]
+        names = [name.replace(".", "/") for name, p in model.named_parameters() if p.requires_grad]
+        kept = [nn.Parameter(p.detach().clone(), requires_grad=False) for p in self._places]
+        self.adapters = nn.ParameterDict(zip(names, kept, strict=True))  # it would sort a dict
+
+    @contextmanager
+    def in_place(self) -> Iterator[nn.Module]:
+        """The policy with these adapters, to compute without gradient; its own are back afterwards."""
+        self._exchange()
+        try:
+            with torch.no_grad():
+                yield self._policy[0]
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for place, kept in zip(self._places, self.adapters.values(), strict=True):
+            place.data, kept.data = kept.data, place.data
+
+
+def kept_policy(model: nn.Module) -> nn.Module:
+    """The policy as it stands, to be asked `standing`: of a plain model a copy, of one with adapters those."""
+    return plain_copy(model) if bare(model) is model else KeptAdapters(model)
+
+
+@contextmanager
+def standing(kept: nn.Module) -> Iterator[nn.Module]:
+    """The model that computes as a kept policy does."""
+    if isinstance(kept, KeptAdapters):
+        with kept.in_place() as model:
+            yield model
+    else:
+        yield kept

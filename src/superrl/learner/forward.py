@@ -1,8 +1,9 @@
 """From a pack to the log-probability of every trained token: the model's trunk once, its head in chunks.
 
-Only hidden states that predict a trained token reach the LM head, and each chunk's logits are recomputed in the
-backward pass, so that memory grows with neither the vocabulary times the batch nor the prompt. Leaves out losses, and
-what else may be read off hidden states (`critic`).
+Only hidden states that predict a trained token reach the LM head. A head that is one matrix is fused with the
+logarithm of the softmax (`head`); of any other each chunk's logits are recomputed in the backward pass. Either way
+memory for logits is bounded, whatever vocabulary and batch. Leaves out losses, and what else may be read off hidden
+states (`critic`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from superrl.learner.head import CHUNK_LOGITS, HELD, score
+from superrl.learner.linear import Linear
 from superrl.packing.attention import ATTENTION
 from superrl.packing.pack import Pack
-
-CHUNK_LOGITS = 2**25
-"""Logits held at once: 128 MiB in float32."""
 
 
 def token_logprobs(
@@ -45,17 +45,22 @@ def from_hidden(
 ) -> tuple[Tensor, Tensor | None]:
     """`token_logprobs` of hidden states [E, H] that are already there."""
     with torch.autocast(pack.tokens.device.type, dtype=compute_dtype, enabled=compute_dtype != torch.float32):
-        logp, entropy = _through_head(model, rows, pack.target, pack.temperature, with_entropy)
+        logp, entropy = _through_head(model, rows, pack.target, pack.temperature, with_entropy, compute_dtype)
     return logp.index_select(0, pack.edge), None if entropy is None else entropy.index_select(0, pack.edge)
 
 
 def _through_head(
-    model: nn.Module, rows: Tensor, target: Tensor, temperature: Tensor, with_entropy: bool
+    model: nn.Module, rows: Tensor, target: Tensor, temperature: Tensor, with_entropy: bool, compute_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
-    vocabulary = int(cast(Tensor, head(model).weight).shape[0])
-    chunk = max(16, CHUNK_LOGITS // vocabulary)
+    if (matrix := one_matrix(model)) is not None:
+        thrifty = any(getattr(one, "gradient_checkpointing", False) is True for one in model.modules())
+        return score(
+            rows, matrix.weight, matrix.bias, target, temperature / factor(model), compute_dtype,
+            with_entropy=with_entropy, held=0 if thrifty else HELD,
+        )  # fmt: skip
     logps: list[Tensor] = []
     entropies: list[Tensor] = []
+    chunk = max(16, CHUNK_LOGITS // int(cast(Tensor, head(model).weight).shape[0]))
     for start in range(0, len(target), chunk):
         part = slice(start, start + chunk)
         arguments = (model, rows[part], target[part], temperature[part], with_entropy)
@@ -66,6 +71,22 @@ def _through_head(
         logps.append(logp)
         entropies += [] if entropy is None else [entropy]
     return torch.cat(logps), torch.cat(entropies) if with_entropy else None
+
+
+def one_matrix(model: nn.Module) -> nn.Linear | None:
+    """The LM head if it is a plain matrix that nothing listens to, and its logits are only scaled; else None."""
+    found = head(model)
+    capped = getattr(cast(Any, model).config, "final_logit_softcapping", None) is not None
+    watched = bool(found._forward_hooks or found._forward_pre_hooks)
+    plain = type(found) in (nn.Linear, Linear) and type(found.weight) in (nn.Parameter, Tensor)
+    return cast(nn.Linear, found) if plain and not capped and not watched else None
+
+
+def factor(model: nn.Module) -> float:
+    """What the families that scale their logits multiply them by."""
+    config: Any = cast(Any, model).config
+    by, over = getattr(config, "logit_scale", None), getattr(config, "logits_scaling", None)  # Cohere; Granite
+    return (1.0 if by is None else float(by)) / (1.0 if over is None else float(over))
 
 
 def _head_chunk(
@@ -80,13 +101,10 @@ def logits(model: nn.Module, hidden: Tensor) -> Tensor:
     """What the model makes of final hidden states [N, H]: head, and the scale or soft cap of the families that have
     one.
     """
-    config: Any = model.config
     out: Tensor = head(model)(hidden)
-    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
-        out = out * scale
-    if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
-        out = out / scaling
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
+    if (by := factor(model)) != 1.0:
+        out = out * by
+    if (cap := getattr(cast(Any, model).config, "final_logit_softcapping", None)) is not None:  # Gemma 2
         out = torch.tanh(out / cap) * cap
     return out
 

@@ -4,26 +4,31 @@
 
 D is known before the first backward, so loss and gradient depend on neither the size nor the order of the packs. Master
 weights are float32 whatever the compute dtype. A stage may have a critic, and a reference policy that stands still.
-Leaves out rewards, sampling and every choice of a method.
+With several ranks each has every sequence and puts its share through the model; gradients and means are summed over
+ranks before anyone reads them. Leaves out rewards, sampling and every choice of a method.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from superrl.config import OptimizerConfig
 from superrl.errors import Diverged
 from superrl.learner.annotate import Column, Models, Teachers, aligned, annotate
-from superrl.learner.copies import named_weights, plain_copy
+from superrl.learner.copies import kept_policy, named_weights, standing
 from superrl.learner.critic import Critic, reached
-from superrl.learner.forward import from_hidden, hidden_states, token_logprobs, trunk
+from superrl.learner.forward import from_hidden, head, hidden_states, token_logprobs, trunk
+from superrl.learner.linear import by_onednn
+from superrl.learner.offset import correction, gap_of, observe_gap
 from superrl.learner.optimizer import Optimizer, scheduled_lr
+from superrl.learner.schedule import MAX_REFUSED, Progress, Schedule, mini_batches
 from superrl.learner.serving import check_served, choose_packer
+from superrl.learner.sharding import Root, skeleton, split, twin, whole
+from superrl.learner.shares import divided
 from superrl.learner.streams import describe_streams
 from superrl.learner.view import observe, view_of
 from superrl.losses import kl_estimate
@@ -31,64 +36,67 @@ from superrl.methods.hooks import CriticOptions, Method
 from superrl.metrics import Means
 from superrl.packing import forest
 from superrl.packing.pack import Pack, Packer, Tokens
+from superrl.parallel import ALONE, World
 from superrl.records import Group, Sample, Trajectory, Update
 
-MAX_REFUSED = 3
-"""Steps in a row that may be refused for a gradient that is not finite, before the run stops."""
+__all__ = ["MAX_REFUSED", "Learner", "Progress", "Schedule", "mini_batches"]
+
+T = TypeVar("T")
+
 WITHOUT_RATIO = frozenset({"value"})
 """Streams whose loss has no ratio to an older policy, whatever the method."""
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """What a stage fixes for its learner: passes, mini-batches, pack size, optimizer, and how many steps there are.
-    Every `streams_every` steps (0: never) the streams' gradients are also taken one by one and compared."""
-
-    optimizer: OptimizerConfig
-    steps: int
-    epochs: int
-    mini_batches: int
-    max_tokens_per_pack: int
-    seed: int
-    streams_every: int = 0
-
-
-@dataclass(slots=True)
-class Progress:
-    """The learner's counters; they are checkpointed."""
-
-    step: int = 0
-    updates: int = 0
-    refused: int = 0
-    refused_in_a_row: int = 0
-
-
 class Learner:
-    """Model, optimizer states and the arithmetic between them; without a `packer`, the one that fits the model."""
+    """Model, optimizer states and the arithmetic between them; without a `packer`, the one that fits the model. In a
+    `world` of several ranks all call the same methods with the same arguments and get the same results."""
 
     def __init__(
-        self, model: nn.Module, compute_dtype: torch.dtype, schedule: Schedule, packer: Packer | None = None
+        self,
+        model: nn.Module,
+        compute_dtype: torch.dtype,
+        schedule: Schedule,
+        packer: Packer | None = None,
+        world: World = ALONE,
     ) -> None:
         check_served(model)
+        by_onednn(model)
         self.model = model
+        self.world = world
         self.pack = packer or choose_packer(model)
         self.compute_dtype = compute_dtype
         self.device = next(model.parameters()).device
         self.busy = False  # True between the first and the last update of a step: the weights belong to neither
+        self._roots: dict[nn.Module, Root] = {}
+        self._bones: nn.Module | None = None
         self.begin(schedule)
 
+    def split(self) -> None:
+        """Keep only this rank's part of the weights from here on (FSDP2); optimizers must be made after it."""
+        assert not self.optimizers and self.critic is None and self.reference is None, "split comes first"
+        self._bones = skeleton(self.model)
+        self._roots[self.model] = split(self.model, self.world.size)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether every rank has only a part of the weights."""
+        return self._bones is not None
+
     def begin(self, schedule: Schedule, critic: CriticOptions | None = None, reference: bool = False) -> None:
-        """Start a stage: a fresh optimizer, step 0 of its schedule; if asked for, a fresh critic, and a copy of the
-        weights that stand now as reference policy. Weights stay."""
+        """Start a stage: a fresh optimizer, step 0 of its schedule; if asked for, a fresh critic, and the policy
+        that stands now kept as reference. Weights stay."""
         self.schedule = schedule
         self.progress = Progress()
         self.optimizers: dict[str, Optimizer] = {}
         self.critic: Critic | None = None  # the last stage's gives its memory back first
         self.reference: nn.Module | None = None
+        self._roots = {model: root for model, root in self._roots.items() if model is self.model}
         if critic is not None:
             self.critic = Critic(self.model, critic, schedule.optimizer)
-        if reference:
-            self.reference = plain_copy(self.model)
+        if reference and self._bones is not None:
+            self.reference, self._roots[self.reference] = twin(self._bones, self.model, self.world.size)
+        elif reference:
+            self.reference = kept_policy(self.model)
 
     def step(self, updates: Sequence[Update], method: Method, version: int) -> Means:
         """Take one step's optimizer updates; what happened, as means. `version` is the weights' age the rollouts should
@@ -110,13 +118,14 @@ class Learner:
         """Whether tokens that sequences have in common are computed once."""
         return self.pack is forest.pack
 
-    def drift(self, trajectories: Sequence[Trajectory]) -> list[float]:
-        """The k3 estimate of KL(sampler || learner) of each trajectory, summed over its drawn tokens, in nats."""
+    def drift(self, trajectories: Sequence[Trajectory]) -> list[tuple[float, float]]:
+        """The k3 estimate of KL(sampler || learner) of each trajectory, and its |logp_sampler - logp|, both summed over
+        its drawn tokens, in nats."""
         estimates = []
         for trajectory, logp in zip(trajectories, self.logprobs(trajectories), strict=True):
             drawn = torch.tensor(trajectory.loss_mask)
             estimate = kl_estimate(torch.tensor(logp)[drawn], torch.tensor(trajectory.logp_sampler)[drawn])
-            estimates.append(float(estimate.double().sum()))
+            estimates.append((float(estimate.double().sum()), gap_of(trajectory, logp)))
         return estimates
 
     def logprobs(self, sequences: Sequence[Tokens]) -> list[Column]:
@@ -130,9 +139,15 @@ class Learner:
         models = Models(lambda rows: self._logprobs(self.model, rows, entropy), self._referred, self._values)
         return annotate(groups, needs, teachers, models)
 
-    def weights(self) -> dict[str, Tensor]:
-        """The float32 weights by the plain model's parameter names, adapters merged in."""
-        return dict(named_weights(self.model))
+    def weights(self, device: str | None = None, keep: bool = True) -> dict[str, Tensor]:
+        """The float32 weights by the plain model's parameter names, adapters merged in; all ranks must ask for those of
+        a split model. On a `device` they lie one after the other (None: where they are); `keep` False: none is kept."""
+        found = {}
+        for name, weight in named_weights(self.model):
+            one = whole(weight)
+            if keep:
+                found[name] = one if device is None else one.to(device).contiguous()
+        return found
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters that get gradients, by name."""
@@ -150,21 +165,57 @@ class Learner:
         """(logp,) of every sequence, or (logp, entropy)."""
 
         def compute(pack: Pack) -> list[Tensor]:
-            found = token_logprobs(model, pack, self.compute_dtype, with_entropy=entropy)
+            found = self._within(model, lambda: token_logprobs(model, pack, self.compute_dtype, with_entropy=entropy))
             return [one for one in found if one is not None]
 
-        return aligned(sequences, self._packs(sequences), compute, 2 if entropy else 1)
+        return self._columns(sequences, compute, 2 if entropy else 1)
 
     def _referred(self, sequences: Sequence[Tokens]) -> list[tuple[Column, ...]]:
         assert self.reference is not None, "the stage was begun without a reference policy"
-        return self._logprobs(self.reference, sequences)
+        with standing(self.reference) as policy:
+            return self._logprobs(policy, sequences)
 
     def _values(self, sequences: Sequence[Tokens]) -> list[tuple[Column, ...]]:
         assert self.critic is not None, "the stage was begun without a critic"
         critic = self.critic
-        return aligned(
-            sequences, self._packs(sequences), lambda pack: [critic.values(self.model, pack, self.compute_dtype)]
-        )
+        return self._columns(sequences, lambda pack: [critic.values(self.model, pack, self.compute_dtype)])
+
+    def _columns(
+        self, sequences: Sequence[Tokens], compute: Callable[[Pack], Sequence[Tensor]], quantities: int = 1
+    ) -> list[tuple[Column, ...]]:
+        """`aligned` over all ranks."""
+
+        def work(mine: Sequence[Tokens]) -> list[tuple[Column, ...]]:
+            with torch.no_grad():
+                idle = self._idle(mine, sequences)
+                found = aligned(mine, self._packs(mine), compute, quantities)
+                for pack in idle:
+                    compute(pack)
+            return found
+
+        return self.world.spread(sequences, self._shares(sequences), work, joint=self.is_split)
+
+    def _shares(self, sequences: Sequence[Tokens]) -> list[list[int]]:
+        """The sequences that each rank puts through the model; alone: none is asked."""
+        if self.world.alone:
+            return []
+        return divided(sequences, self.world.size, int(cast(Tensor, head(self.model).weight).shape[1]))
+
+    def _within(self, model: nn.Module, compute: Callable[[], T]) -> T:
+        """What `compute` gives where the model's weights are whole."""
+        root = self._roots.get(model)
+        return compute() if root is None else cast(T, root(compute))
+
+    def _idle(self, mine: Sequence[Tokens], all_of_them: Sequence[Tokens]) -> list[Pack]:
+        """Packs that this rank goes through for nothing after its own, because a forward of split weights takes all
+        ranks, and another rank has more packs."""
+        if not self.is_split:
+            return []
+        size = self.schedule.max_tokens_per_pack
+        counts = self.world.each(lambda: len(self.pack(mine, size)))
+        spare = max(counts) - counts[self.world.rank]
+        least = min((one for one in all_of_them if any(one.loss_mask)), key=lambda one: len(one.tokens), default=None)
+        return [] if least is None or not spare else [self.pack([least], size)[0].to(self.device)] * spare
 
     def _packs(self, sequences: Sequence[Tokens]) -> Iterator[Pack]:
         for batch in self.pack(sequences, self.schedule.max_tokens_per_pack):
@@ -209,6 +260,45 @@ class Learner:
     def _backward(
         self, samples: Sequence[Sample], denominators: Mapping[str, float], update: Update, method: Method, means: Means
     ) -> None:
+        """The whole gradient of some samples, on every rank, and what there is to tell of their losses."""
+        if self.world.alone:
+            totals = self._over_packs(samples, denominators, update, method, means)
+        else:
+            totals = self._over_ranks(samples, denominators, update, method, means)
+        for stream, total in totals.items():
+            means.add(f"loss/{stream}", total)
+            means.add(f"weighted/{stream}", total * update.stream_weights.get(stream, 1.0))
+
+    def _over_ranks(
+        self, samples: Sequence[Sample], denominators: Mapping[str, float], update: Update, method: Method, means: Means
+    ) -> dict[str, float]:
+        """`_over_packs` of every rank's share, summed. A rank without samples has a gradient of zero."""
+        parameters = self._parameters()
+        mine = [samples[i] for i in self._shares(samples)[self.world.rank]]
+
+        def work() -> tuple[Means, dict[str, float], list[bool]]:
+            own = Means()
+            idle = self._idle(mine, samples)
+            totals = self._over_packs(mine, denominators, update, method, own)
+            for pack in idle:
+                (0.0 * self._read(pack, method)[0].sum()).backward()
+            return own, totals, [p.grad is not None for p in parameters]
+
+        found = self.world.each(work, joint=self.is_split)
+        if not self.is_split:
+            reached = [any(column) for column in zip(*(flags for *_, flags in found), strict=True)]
+            for parameter, somewhere in zip(parameters, reached, strict=True):
+                if somewhere and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            self.world.sum_([p.grad for p in parameters if p.grad is not None])
+        for own, *_ in found:
+            means.merge(own)
+        return {stream: sum(totals[stream] for _, totals, _ in found) for stream in update.denominators}
+
+    def _over_packs(
+        self, samples: Sequence[Sample], denominators: Mapping[str, float], update: Update, method: Method, means: Means
+    ) -> dict[str, float]:
+        """Forward and backward, pack by pack; the streams' losses, before their weights."""
         streams = tuple(sorted(update.denominators))
         stream_weights = {s: update.stream_weights.get(s, 1.0) for s in streams}
         scale = torch.tensor([1.0 / denominators[s] if denominators[s] else 0.0 for s in streams], device=self.device)
@@ -216,19 +306,29 @@ class Learner:
         totals = dict.fromkeys(streams, 0.0)
         for batch in self._packs(samples):
             rows = [samples[i] for i in batch.items]
-            hidden = hidden_states(trunk(self.model), batch, self.compute_dtype)
-            logp, entropy = from_hidden(self.model, hidden, batch, self.compute_dtype, "entropy" in method.needs)
-            value = None if self.critic is None else self.critic.of(hidden, batch, self.compute_dtype)
+            logp, entropy, value = self._read(batch, method)
             view = view_of(rows, batch, streams, logp, entropy, value)
             weight = torch.tensor([row.weight for row in rows], device=self.device)[view.sequence]
+            if self.schedule.importance_cap is not None:
+                weight = weight * correction(view, rows, self.schedule.importance_cap)
             parts = method.token_loss(view) * weight * scale[view.stream]
-            (parts * balance[view.stream]).sum().backward()
+            loss = (parts * balance[view.stream]).sum()
+            (loss * self.world.size if self.is_split else loss).backward()  # split gradients are averaged
             for index, stream in enumerate(streams):
                 totals[stream] += float(parts.detach()[view.stream == index].double().sum())
             observe(view, batch, method, means)
-        for stream, total in totals.items():
-            means.add(f"loss/{stream}", total)
-            means.add(f"weighted/{stream}", total * stream_weights[stream])
+            observe_gap(view, rows, means)
+        return totals
+
+    def _read(self, pack: Pack, method: Method) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(logp, entropy, value) of a pack's trained tokens, those that the method reads; differentiable."""
+
+        def compute() -> tuple[Tensor, Tensor | None, Tensor | None]:
+            hidden = hidden_states(trunk(self.model), pack, self.compute_dtype)
+            logp, entropy = from_hidden(self.model, hidden, pack, self.compute_dtype, "entropy" in method.needs)
+            return logp, entropy, None if self.critic is None else self.critic.of(hidden, pack, self.compute_dtype)
+
+        return self._within(self.model, compute)
 
     def _compares_streams(self) -> bool:
         every = self.schedule.streams_every
@@ -239,16 +339,20 @@ class Learner:
     ) -> dict[str, list[Tensor]]:
         """The gradient of every stream that has samples, each sample once more; the whole gradient is put back."""
         parameters = [p for _, p in self.trainable()]
-        critic = [] if self.critic is None else [p for _, p in self.critic.parameters()]
-        whole = [p.grad for p in [*parameters, *critic]]
+        held = [p.grad for p in self._parameters()]
         found = {}
         for stream in sorted({sample.stream for sample in part}):
             self._clear()
             self._backward([s for s in part if s.stream == stream], denominators, update, method, Means())
             found[stream] = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        for parameter, gradient in zip([*parameters, *critic], whole, strict=True):
+        for parameter, gradient in zip(self._parameters(), held, strict=True):
             parameter.grad = gradient
         return found
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """All that may get a gradient, the critic's included."""
+        critic = [] if self.critic is None else self.critic.parameters()
+        return [p for _, p in [*self.trainable(), *critic]]
 
     def _clear(self) -> None:
         """No gradient anywhere."""
@@ -293,11 +397,3 @@ class Learner:
                 f"the gradient was not finite {MAX_REFUSED} times in a row at step {self.progress.step + 1} of the "
                 "stage: lower optimizer.lr, or use model.dtype: float32"
             )
-
-
-def mini_batches(n_groups: int, parts: int, key: str) -> list[set[int]]:
-    """The groups of a batch in `parts` sets of (nearly) equal size, shuffled by `key` when there are several."""
-    order = list(range(n_groups))
-    if parts > 1:
-        random.Random(f"mini-batch/{key}").shuffle(order)
-    return [set(order[i::parts]) for i in range(parts) if order[i::parts]]

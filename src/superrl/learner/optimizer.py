@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from superrl.config import OptimizerConfig
+from superrl.learner.sharding import placed, whole
 
 
 def scheduled_lr(config: OptimizerConfig, step: int, total: int) -> float:
@@ -48,7 +49,7 @@ class Optimizer:
     def step(self, lr: float) -> float | None:
         """Clip and apply the gradients at rate `lr`; the norm before clipping, or None if it was not finite and the
         step was refused. Gradients are gone afterwards."""
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        norm = float(whole(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)))
         finite = math.isfinite(norm)
         if finite:
             for group in self.adam.param_groups:
@@ -85,6 +86,6 @@ class Optimizer:
                 key.rpartition("/")[2]: value.clone() for key, value in state.items() if key.rpartition("/")[0] == name
             }
             for key in entry.keys() - {"step"}:
-                entry[key] = entry[key].to(parameter.device)
+                entry[key] = placed(entry[key], parameter)
             if entry:
                 self.adam.state[parameter] = entry

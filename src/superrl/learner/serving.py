@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from superrl.errors import UserError
 from superrl.learner.forward import bare, head, logits, trunk
-from superrl.learner.windows import tells_its_windows
 from superrl.packing import forest, rows
 from superrl.packing.attention import ATTENTION, forest_attention
 from superrl.packing.pack import Packer
 from superrl.records import Trajectory
+from superrl.windows import tells_its_windows
 
 TOLERANCE = 1e-2
 """How far trunk-then-head may be from the model's own logits, in nats: rounding of a float32 forward is far below."""
@@ -62,7 +62,7 @@ def choose_packer(model: nn.Module) -> Packer:
     """The forest if the model computes the same over it (its attention is then replaced for good), else padded rows."""
     plain: Any = bare(model)
     own = plain.config._attn_implementation
-    if _device(model).type in DEVICES and _known(plain.config) and tells_its_windows(model):
+    if _device(model).type in DEVICES and _known(plain.config) and tells_its_windows(plain):
         over_rows = _hidden(model, rows.pack)
         _attend_by(plain, ATTENTION)
         if plain.config._attn_implementation == ATTENTION and _agree(_over_forest(model), over_rows):

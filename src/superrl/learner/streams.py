@@ -13,6 +13,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from superrl.learner.sharding import whole
+
 Gradient = Sequence[Tensor]
 
 
@@ -38,7 +40,7 @@ def describe_streams(gradients: Mapping[str, Gradient], scales: Sequence[Tensor]
 
 def inner(one: Gradient, other: Gradient) -> float:
     """The inner product over all parameters, in float64."""
-    return sum(float((a.double() * b.double()).sum()) for a, b in zip(one, other, strict=True))
+    return sum(float(whole((a.double() * b.double()).sum())) for a, b in zip(one, other, strict=True))
 
 
 def _cosine(name: str, one: Gradient, other: Gradient) -> dict[str, float]:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from weakref import finalize
 
 from superrl.errors import RunError
+from superrl.parallel import neighbours
 
 START_LIMIT = 120.0
 PATIENCE = 4.0
@@ -107,7 +108,7 @@ class Pool:
 
     def __init__(self, script: Path, processes: int | None = None) -> None:
         self.script = script
-        self.processes = processes or min(8, os.cpu_count() or 1)
+        self.processes = processes or max(1, min(8, (os.cpu_count() or 1) // neighbours()))
         self.idle: list[Worker] = []
         self._lock = threading.Lock()
         self._finalizer = finalize(self, close_all, self.idle)

@@ -4,7 +4,8 @@ The uniform numbers come from a counter-based generator keyed by (prompt key, sa
 its neighbours in the batch nor on global state. Drawing this way also costs a fraction of `torch.multinomial`, which
 makes one exponential number a vocabulary entry.
 
-Leaves out top-k and top-p: they would make the sampler's distribution another than the learner's.
+A `Truncation` cuts the tail off what is drawn from, never off what is recorded: log-probabilities and entropies are
+those of the whole distribution, which is the learner's. Leaves out penalties.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from superrl.truncation import Truncation
+
 BLOCK = 128
 """The vocabulary is searched in two levels: first among the sums of blocks of this size, then inside one block."""
 CACHED_ENTRIES = 1 << 19
 """Rows are treated in chunks of about this many logits, so that the passes over them find them in the CPU's cache."""
 RESOLUTION = float(1 << 40)
 """The likeliest token's mass in the integers that are cumulated: what has less than 1e-12 of it is never drawn."""
+NUCLEUS = 256
+"""Top-p first looks among so many of the likeliest tokens, which is where it ends but for flat distributions."""
 NEVER = -200.0
 """A logit this far below the largest has probability zero in float32; keeps infinities out of the entropy."""
 
@@ -43,18 +48,19 @@ def uniforms(key: Sequence[int], sample: int, count: int) -> NDArray[np.float64]
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
 
 
-def draw(logits: Tensor, uniform: Tensor, temperature: Tensor) -> Draws:
+def draw(logits: Tensor, uniform: Tensor, temperature: Tensor, truncation: Truncation | None = None) -> Draws:
     """Draw one token a row from softmax(logits / temperature), or take the likeliest where the temperature is 0.
 
-    `logits` [n, V], `uniform` [n] float64, `temperature` [n]. Log-probability and entropy are float32 quantities at the
-    sampling temperature, at 1 for greedy rows.
+    `logits` [n, V], `uniform` [n] float64, `temperature` [n]. Log-probability and entropy are float32 quantities of the
+    untruncated distribution at the sampling temperature, at 1 for greedy rows.
     """
     rows = max(1, CACHED_ENTRIES // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     parts = zip(*(x.split(rows) for x in (logits, uniform, temperature)), strict=True)
-    return Draws(*(torch.cat(column) for column in zip(*(_draw_chunk(*part) for part in parts), strict=True)))
+    drawn = [_draw_chunk(*part, truncation=truncation) for part in parts]
+    return Draws(*(torch.cat(column) for column in zip(*drawn, strict=True)))
 
 
-def _draw_chunk(logits: Tensor, uniform: Tensor, temperature: Tensor) -> Draws:
+def _draw_chunk(logits: Tensor, uniform: Tensor, temperature: Tensor, *, truncation: Truncation | None) -> Draws:
     n, vocabulary = logits.shape
     padded = logits.new_full((n, -(-vocabulary // BLOCK) * BLOCK), -torch.inf, dtype=torch.float32)
     padded[:, :vocabulary] = logits
@@ -64,12 +70,40 @@ def _draw_chunk(logits: Tensor, uniform: Tensor, temperature: Tensor) -> Draws:
     mass = shifted.exp()
     blocks = mass.view(n, -1, BLOCK).sum(-1).double()
     total = blocks.sum(-1, keepdim=True)
-    drawn = _inverse_cdf(mass, blocks, uniform[:, None])
+    if truncation is None:
+        drawn = _inverse_cdf(mass, blocks, uniform[:, None])
+    else:
+        kept = mass.where(mass >= least_mass(mass, truncation), 0.0)
+        drawn = _inverse_cdf(kept, kept.view(n, -1, BLOCK).sum(-1).double(), uniform[:, None])
     token = torch.where(temperature[:, None] > 0, drawn, likeliest)
     log_total = total.log()
     logp = (shifted.gather(-1, token) - log_total).float().double()
     entropy = log_total - mass.mul_(shifted).sum(-1, keepdim=True) / total
     return Draws(token[:, 0].double(), logp[:, 0], entropy[:, 0])
+
+
+def least_mass(mass: Tensor, truncation: Truncation) -> Tensor:
+    """[n, 1]: the least mass that may be drawn, of masses [n, V] of which the likeliest token's is 1."""
+    least = mass.new_full((len(mass), 1), truncation.min_p or 0.0)
+    if truncation.top_k is not None and truncation.top_k < mass.shape[1]:
+        last = mass.topk(truncation.top_k).values[:, -1:]
+        mass, least = mass.where(mass >= last, 0.0), torch.maximum(least, last)
+    if truncation.top_p is not None and truncation.top_p < 1.0:
+        least = torch.maximum(least, _nucleus(mass, truncation.top_p))
+    return least
+
+
+def _nucleus(mass: Tensor, share: float) -> Tensor:
+    """[n, 1]: the mass of the last token of the smallest set of likeliest ones with at least `share` of the whole; in
+    integers, whose sums depend on no order."""
+    goal = (mass.double() * RESOLUTION).long().sum(-1, keepdim=True) * share
+    likely = mass.topk(min(NUCLEUS, mass.shape[1])).values
+    while True:
+        size = (likely.double() * RESOLUTION).long()
+        count = (size.cumsum(-1) - size < goal).sum(-1, keepdim=True)
+        if likely.shape[1] == mass.shape[1] or bool((count < likely.shape[1]).all()):
+            return likely.gather(-1, count.clamp_(min=1) - 1)
+        likely = mass.sort(-1, descending=True).values
 
 
 def _inverse_cdf(mass: Tensor, blocks: Tensor, uniform: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """The in-process engine: continuous batching over a fixed number of slots, for any causal model of transformers.
 
 One forward pass draws one token for every row in a slot; a finished row leaves and a waiting one joins. The prefix of a
-prompt (all but its last token) is computed once and copied into the slots of its completions; the last prompt token is
-a row's first input, so every log-probability comes out of the same kind of pass.
+prompt (all but its last token) is computed once, what it has in common with others included, and copied into the slots
+of its completions; the last prompt token is a row's first input, so every log-probability comes out of the same kind of
+pass.
 
 `deterministic=True`: tokens and log-probabilities of a completion are bit-equal whatever else is sampled, in whatever
 order. Results of a kernel depend on its shapes, so shapes depend on nothing but the row itself: always all slots (idle
 ones compute and are ignored), prefills of fixed size, key lengths from the row's own length. `deterministic=False` does
-the same work on the active rows only, equal up to rounding.
+the same work on the active rows only, each with the keys it has, equal up to rounding.
 
 Leaves out paging, speculative decoding and anything across processes: that is what `vllm.py` is for.
 """
@@ -24,13 +25,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from superrl.errors import Diverged, RunError, UserError
+from superrl.models import first_line
 from superrl.records import Stop, Trajectory
 from superrl.sampling.draw import draw
 from superrl.sampling.prefixes import Prefixes
 from superrl.sampling.protocol import Prompt, SamplingLimits
-from superrl.sampling.slots import Decode, KeyValue, Prefill, SlotCache, bucket, serve
+from superrl.sampling.serving import check, serve
+from superrl.sampling.slots import Decode, Piece, Prefill, SlotCache, bucket
 from superrl.sampling.stops import StopStrings, decode
 from superrl.sampling.table import Row, SlotTable
+from superrl.truncation import Truncation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,6 +43,9 @@ ROWS_MULTIPLE = 16
 """In a matmul of few or ragged rows a row's result depends on its place (float32, two threads, rows 5 and 7)."""
 SMALLEST_KEYS = 32
 """Keys are read up to `bucket` of a row's length, from this length on."""
+WHOLE_KEYS = 32
+"""Below float32 a CPU's batched product copies keys that are only a part of the cache, at the cost of reading them
+twice. So there the cache grows with its longest row, by so many keys, and is read whole."""
 READ_ROWS = 64
 """Attention on the CPU treats so many rows in a call; a GPU prefers one call."""
 
@@ -65,10 +72,10 @@ class LocalSampler:
     ) -> None:
         if slots < 1:
             raise UserError(f"the sampler needs at least one slot, got {slots}")
-        serve(model)
         model.eval().requires_grad_(False)
         for parameter in model.parameters():  # not model.to(): rotary frequencies stay float32
             parameter.data = parameter.data.to(compute_dtype)
+        served = serve(model)
         context: int = model.config.get_text_config().max_position_embeddings
         self.version = 0
         self.deterministic = deterministic
@@ -80,7 +87,18 @@ class LocalSampler:
         self._eos = frozenset(eos_ids)
         self._device = next(model.parameters()).device
         self._read_rows = min(self.slots, READ_ROWS) if self._device.type == "cpu" else self.slots
-        self._cache = SlotCache(self.slots)
+        grows = not deterministic and self._device.type == "cpu" and compute_dtype != torch.float32
+        self._whole = WHOLE_KEYS if grows else 0
+        self._cache = SlotCache(self.slots, served.windows)
+        self._prefixes = Prefixes(self._prefill, served.windows, deterministic=deterministic)
+        try:
+            found = self._replay(served.tokens)
+        except (AttributeError, LookupError, TypeError) as error:
+            raise UserError(
+                f"{type(model).__name__} asks more of its cache than the local sampler has ({first_line(error)}); use "
+                "another engine"
+            ) from error
+        check(model, served, found)
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Copy the learner's weights in, cast; a tied parameter may come under one or all of its names."""
@@ -101,7 +119,13 @@ class LocalSampler:
         with torch.no_grad():
             for name, weight in weights.items():
                 names[name].copy_(weight)
+        self._prefixes.forget()
         self.version = version
+
+    def close(self) -> None:
+        """Give the caches' memory back."""
+        self._cache.clear()
+        self._prefixes.forget()
 
     @torch.inference_mode()
     def sample(
@@ -114,15 +138,15 @@ class LocalSampler:
             sorted(rows, key=lambda row: len(row.prefix), reverse=True)
         )  # neighbours of one length: less work
         longest = max((len(row.prompt.tokens) + row.budget for row in rows), default=1)
-        self._cache.reserve(bucket(longest, SMALLEST_KEYS))
-        prefixes = Prefixes(self._prefill, [row.prefix for row in waiting])
+        self._cache.reserve(0 if self._whole else bucket(longest, SMALLEST_KEYS), exactly=bool(self._whole))
+        self._prefixes.want(row.prefix for row in waiting)
         table = SlotTable(self.slots, limits.max_new_tokens)
         stops = StopStrings(self._tokenizer, limits.stop)
         while waiting or len(table):
-            self._admit(waiting, table, prefixes)
+            self._admit(waiting, table)
             if on_tokens is not None:
                 on_tokens(len(table))
-            self._step(table, stops)
+            self._step(table, stops, limits.truncation)
             for slot, row in table.occupied():
                 if row.stop is not None:
                     table.remove(slot)
@@ -143,7 +167,7 @@ class LocalSampler:
             )
         return [Row(prompt, sample, budget) for sample in range(prompt.n)]
 
-    def _admit(self, waiting: deque[Row], table: SlotTable, prefixes: Prefixes) -> None:
+    def _admit(self, waiting: deque[Row], table: SlotTable) -> None:
         """Waiting rows take the idle slots."""
         joining: dict[tuple[int, ...], list[int]] = {}
         for slot in table.free()[: len(waiting)]:
@@ -151,39 +175,43 @@ class LocalSampler:
             table.put(slot, row)
             if row.prefix:
                 joining.setdefault(row.prefix, []).append(slot)
+        self._make_room(table)
         for prefix, slots in joining.items():
-            self._cache.admit(slots, prefixes.take(prefix, len(slots)))
+            room = self._prefixes.take(prefix, len(slots))
+            self._cache.admit(slots, self._prefixes.cache, room, len(prefix))
         if not self.deterministic:
             self._compact(table)
 
-    def _prefill(self, prefixes: Sequence[tuple[int, ...]], rows: int, length: int) -> list[list[KeyValue]]:
-        """Keys and values, per prefix and layer [Hkv, len(prefix), D], of prefixes padded to [rows, length]."""
-        if not self.deterministic:
-            rows, length = len(prefixes), max(len(prefix) for prefix in prefixes)
-        tokens = np.zeros((rows, length), dtype=np.int64)
-        for i, prefix in enumerate(prefixes):
-            tokens[i, : len(prefix)] = prefix
-        positions = torch.arange(length, device=self._device).clamp_(max=self.max_length - 1).expand(rows, -1)
-        work = Prefill(self.deterministic)
-        self._forward(torch.from_numpy(tokens).to(self._device), positions, work)
-        return [[(k[i, :, : len(p)], v[i, :, : len(p)]) for k, v in work.layers] for i, p in enumerate(prefixes)]
+    def _make_room(self, table: SlotTable) -> None:
+        """A cache that grows holds at least all keys of the next pass."""
+        if self._whole and len(table):
+            self._cache.grow(-(-int(self._lengths(table).max()) // self._whole) * self._whole)
 
-    def _step(self, table: SlotTable, stops: StopStrings) -> None:
+    def _prefill(self, pieces: Sequence[Piece], columns: int) -> None:
+        """One pass over pieces of prefixes, which writes their keys and values into the prefixes' rooms."""
+        tokens, positions = np.zeros((1, columns), dtype=np.int64), np.zeros((1, columns), dtype=np.int64)
+        column = 0
+        for piece in pieces:
+            tokens[0, column : column + len(piece.tokens)] = piece.tokens
+            positions[0, column : column + piece.width] = np.arange(piece.start, piece.start + piece.width)
+            column += piece.width
+        positions = np.minimum(positions, self.max_length - 1)
+        work = Prefill(self._prefixes.cache, pieces, self.deterministic)
+        self._forward(torch.from_numpy(tokens).to(self._device), torch.from_numpy(positions).to(self._device), work)
+
+    def _step(self, table: SlotTable, stops: StopStrings, truncation: Truncation | None) -> None:
         """One forward pass, one token for every active row."""
-        width = self.slots if self.deterministic else len(table)
-        positions = torch.from_numpy(table.positions[:width]).to(self._device)
-        work = Decode.over(self._cache, positions, self._key_lengths(table)[:width], self._read_rows)
-        logits = self._forward(
-            torch.from_numpy(table.inputs[:width]).to(self._device)[:, None], positions[:, None], work
-        )
+        logits = self._logits(table)
+        width = len(logits)
         uniform, temperature = torch.from_numpy(np.stack([table.uniform(), table.temperature])[:, :width]).to(
             self._device
         )
-        draws = draw(logits, uniform, temperature)
+        draws = draw(logits, uniform, temperature, truncation)
         tokens, logps, entropies = torch.stack(draws).cpu().numpy()
         ids = tokens.astype(np.int64)
         if not np.isfinite(logps[table.active[:width]]).all():
             self._cache.clear()
+            self._prefixes.forget()
             raise Diverged("the sampler's model produced logits that are not finite; the weights have diverged")
         table.advance(ids)
         token_list, logp_list, entropy_list = ids.tolist(), logps.tolist(), entropies.tolist()
@@ -192,6 +220,17 @@ class LocalSampler:
             row.logp.append(logp_list[slot])
             row.entropy += entropy_list[slot]
             row.stop = self._stop(row, stops)
+
+    def _logits(self, table: SlotTable) -> Tensor:
+        """[n, vocabulary] of the next token of every active row, which are the first; if deterministic of all slots."""
+        width = self.slots if self.deterministic else len(table)
+        inputs, positions = torch.from_numpy(np.stack([table.inputs, table.positions])[:, :width]).to(self._device)
+        lengths = self._lengths(table)[:width]
+        if self.deterministic:
+            work = Decode.over(self._cache, positions, lengths, self._read_rows)
+        else:
+            work = Decode.grouped(self._cache, positions, lengths, self._whole)
+        return self._forward(inputs[:, None], positions[:, None], work)
 
     def _forward(self, tokens: Tensor, positions: Tensor, work: Prefill | Decode) -> Tensor:
         """The logits of the last column, [rows, vocabulary]."""
@@ -206,11 +245,26 @@ class LocalSampler:
         logits: Tensor = output.logits[:, -1]
         return logits
 
-    def _key_lengths(self, table: SlotTable) -> NDArray[np.int64]:
-        """Up to where each slot's keys are read: its own bucket, or if not deterministic all the longest one's."""
+    @torch.inference_mode()
+    def _replay(self, tokens: tuple[int, ...]) -> Tensor:
+        """The logits [L // 2, V] after the second half of a row, token by token, with the first half as a prefix."""
+        prefix, found = tokens[: len(tokens) // 2], []
+        self._cache.reserve(SMALLEST_KEYS)
+        self._prefixes.want([prefix])
+        self._cache.admit([0], self._prefixes.cache, self._prefixes.take(prefix, 1), len(prefix))
+        for position in range(len(prefix), len(tokens)):
+            row = Row(Prompt(tokens[: position + 1], 1, ()), 0, 1)
+            table = SlotTable(self.slots if self.deterministic else 1, 1)
+            table.put(0, row)
+            found.append(self._logits(table)[0])
+        self._prefixes.forget()
+        return torch.stack(found)
+
+    def _lengths(self, table: SlotTable) -> NDArray[np.int64]:
+        """How many keys each slot reads: its own, in deterministic mode up to their bucket; 0 for idle ones."""
         lengths = np.where(table.active, table.positions + 1, 0)
         if not self.deterministic:
-            return np.full_like(lengths, lengths.max())
+            return lengths
         sizes = {int(length): bucket(int(length), SMALLEST_KEYS) for length in np.unique(lengths) if length > 0}
         return np.array([sizes.get(int(length), 0) for length in lengths], dtype=np.int64)
 

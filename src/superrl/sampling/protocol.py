@@ -1,6 +1,7 @@
 """What the loop asks of an engine that generates: two verbs, `sample` and `load`.
 
-Engines: `local.py` (in-process, any causal LM of transformers) and, with the `vllm` extra, `vllm.py`. Everything random
+Engines: `local.py` (in-process, any causal LM of transformers) and, with the `vllm` extra, `vllm.py`
+and `vllm_server.py`. Everything random
 comes from `Prompt.key`, so that a draw depends on neither its neighbours in the batch nor on global state.
 """
 
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from superrl.records import Trajectory
+from superrl.truncation import Truncation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,10 +34,14 @@ class Prompt:
 @dataclass(frozen=True, slots=True)
 class SamplingLimits:
     """What ends a completion: `max_new_tokens` (stop = "length"), an EOS token ("eos", kept in the tokens) or one of
-    the `stop` strings in the decoded completion ("stop": the tokens up to the one that completed it are kept)."""
+    the `stop` strings in the decoded completion ("stop": the tokens up to the one that completed it are kept).
+
+    `truncation` says which tokens may be drawn (None: all; greedy draws are what they are). Log-probabilities and
+    entropies are those of the whole distribution all the same."""
 
     max_new_tokens: int
     stop: tuple[str, ...] = ()
+    truncation: Truncation | None = None
 
 
 class Sampler(Protocol):
@@ -49,4 +55,8 @@ class Sampler(Protocol):
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Take over the learner's weights; trajectories drawn from now on carry `version`."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds of the machine; nothing is sampled after it."""
         ...

@@ -1,9 +1,7 @@
-"""The key/value cache of a fixed number of slots, and the attention of any transformers model over it.
+"""The key/value cache of a fixed number of slots, and attention over it.
 
-A model is served without a line of its own architecture: transformers hands every layer's keys and values to the cache
-object given as `past_key_values`, and computes attention with the function registered under the name in its config.
-`Prefill` and `Decode` are such cache objects, each for one kind of forward pass; `slot_attention` is that function, and
-it asks the pass object, which travels through the model as the keyword `slot_pass`.
+`Prefill` and `Decode` are what transformers takes for its cache, each for one kind of forward pass; `serving` hands
+them the attention of every layer.
 
 In deterministic mode attention is two plain batched matmuls of shapes that depend on a row's own length alone. The
 fused CPU kernel does not qualify: its result for a row depends on the thread that computes it.
@@ -13,8 +11,10 @@ Leaves out paging: a slot owns room for its longest sequence.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,15 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from superrl.errors import UserError
+from superrl.sampling.serving import Windows
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-ATTENTION = "superrl_slots"
-SERVED_LAYERS = {"full_attention", "sliding_attention"}
 QUERY_BLOCK = 256
 """Queries of a prefill treated at a time where the scores are materialised; bounds their memory."""
+SPARE_KEYS, SPARE_KEYS_ON_DEVICE = 256, 1 << 16
+"""Keys of one row that cost about as much as one more call of attention: on a CPU, elsewhere."""
 
 KeyValue = tuple[Tensor, Tensor]
 
@@ -43,45 +40,7 @@ def bucket(length: int, smallest: int) -> int:
     return size
 
 
-def serve(model: PreTrainedModel) -> None:
-    """Make `model` compute attention through `slot_attention`, or say why it cannot be served."""
-    from transformers import AttentionInterface
-
-    config = model.config.get_text_config()
-    unknown = set(getattr(config, "layer_types", None) or ()) - SERVED_LAYERS
-    if unknown or model.config.is_encoder_decoder:
-        what = f"layers of type {sorted(unknown)[0]!r}" if unknown else "an encoder"
-        raise UserError(f"{type(model).__name__} has {what}, which the local sampler cannot serve; use another engine")
-    AttentionInterface.register(ATTENTION, slot_attention)
-    model.set_attn_implementation(ATTENTION)
-    if model.config._attn_implementation != ATTENTION:
-        raise UserError(f"{type(model).__name__} does not let its attention be replaced; use another engine")
-
-
-def slot_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    slot_pass: Prefill | Decode | None = None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """What transformers calls in every layer: query [B, H, q, D], key and value [B, Hkv, L, D] -> [B, q, H, D]."""
-    if slot_pass is None:
-        raise UserError(f"{type(module).__name__} is not handed the sampler's cache; use another engine for this model")
-    for unserved in ("s_aux", "position_bias"):
-        if options.get(unserved) is not None:
-            raise UserError(f"{type(module).__name__} uses {unserved}, which the local sampler cannot serve")
-    scaled = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    return slot_pass.attend(scaled, key, value, sliding_window, softcap).transpose(1, 2).contiguous(), None
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float | None) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, softcap: float | None) -> Tensor:
     """softmax(query key^T + mask) value by plain matmuls; heads that share keys are rows of one product.
 
     `query` [B, H, q, D] is scaled already; `mask` is additive, [B or 1, 1, 1, q or 1, L].
@@ -91,46 +50,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: flo
     scores = torch.matmul(query.reshape(batch, shared, -1, query.shape[-1]), key.transpose(-1, -2)).float()
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.view(batch, shared, -1, queries, length).add_(mask)
-    weights = scores.softmax(-1).to(value.dtype).view(batch, shared, -1, length)
+    if mask is not None:
+        scores.view(batch, shared, -1, queries, length).add_(mask)
+    weights = scores.softmax(-1).to(value.dtype)
     return torch.matmul(weights, value).view(batch, heads, queries, value.shape[-1])
-
-
-@dataclass(frozen=True)
-class Prefill:
-    """A forward pass over prompt prefixes, padded on the right: causal, so nothing ever sees the padding.
-
-    `layers[i]` receives the keys and values of layer i, [P, Hkv, C, D].
-    """
-
-    deterministic: bool
-    layers: list[KeyValue] = field(default_factory=list)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> KeyValue:
-        assert layer_idx == len(self.layers), "every layer writes its keys once, in order"
-        self.layers.append((key, value))
-        return key, value
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, softcap: float | None) -> Tensor:
-        length = key.shape[2]
-        windowed = window is not None and window < length
-        if not (self.deterministic or windowed or softcap is not None):
-            groups = query.shape[1] // key.shape[1]
-            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-            return scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
-        column = torch.arange(length, device=query.device)
-        blocks = []
-        for start in range(0, length, QUERY_BLOCK):
-            end = min(start + QUERY_BLOCK, length)
-            row = column[start:end, None]
-            seen = column[:end] <= row
-            if window is not None:
-                seen &= column[:end] > row - window
-            blocks.append(attend(query[:, :, start:end], key[:, :, :end], value[:, :, :end], additive(seen), softcap))
-        return torch.cat(blocks, 2)
 
 
 def additive(seen: Tensor) -> Tensor:
@@ -146,19 +69,31 @@ class SlotCache:
     was not, `clear`.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, windows: Windows) -> None:
         self.slots = slots
+        self.windows = windows
         self.capacity = 0
         self._layers: dict[int, KeyValue] = {}
 
     def clear(self) -> None:
+        """Forget everything."""
         self._layers = {}
 
-    def reserve(self, capacity: int) -> None:
-        """Make room for sequences of `capacity` tokens; what the cache held is lost if it must grow."""
-        if capacity > self.capacity:
-            self.capacity = capacity
-            self.clear()
+    def reserve(self, capacity: int, *, exactly: bool = False) -> bool:
+        """Make room for sequences of `capacity` tokens; True: the cache had to change, and what it held is lost."""
+        if capacity == self.capacity or (capacity < self.capacity and not exactly):
+            return False
+        self.capacity = capacity
+        self.clear()
+        return True
+
+    def grow(self, capacity: int) -> None:
+        """Make room for sequences of `capacity` tokens; what the cache held is kept."""
+        held, old = self.capacity, self._layers
+        if self.reserve(capacity):
+            for layer_idx, states in old.items():
+                for buffer, state in zip(self.layer(layer_idx, *states), states, strict=True):
+                    buffer[:, :, :held].copy_(state)
 
     def layer(self, layer_idx: int, key: Tensor, value: Tensor) -> KeyValue:
         """The buffers of a layer whose keys and values look like these: [..., Hkv, *, D]."""
@@ -168,30 +103,102 @@ class SlotCache:
             self._layers[layer_idx] = (keys, value.new_zeros((*heads, self.capacity, value.shape[-1])))
         return self._layers[layer_idx]
 
-    def admit(self, slots: list[int], prefix: list[KeyValue]) -> None:
-        """Copy one prefilled prefix, per layer [Hkv, length, D], into several slots."""
-        for layer_idx, states in enumerate(prefix):
-            for buffer, state in zip(self.layer(layer_idx, *states), states, strict=True):
-                for slot in slots:
-                    buffer[slot, :, : state.shape[1]].copy_(state)
+    def admit(self, slots: Sequence[int], source: SlotCache, slot: int, length: int) -> None:
+        """Copy the first `length` entries of one slot of another cache into several of this one."""
+        for _, run in groupby(enumerate(slots), key=lambda one: one[1] - one[0]):
+            taken = [target for _, target in run]
+            for layer_idx, states in source._layers.items():
+                for buffer, state in zip(self.layer(layer_idx, *states), states, strict=True):
+                    buffer[taken[0] : taken[-1] + 1, :, :length].copy_(state[slot, :, :length])
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` entries of one slot into another."""
-        for states in self._layers.values():
-            for buffer in states:
-                buffer[target, :, :length].copy_(buffer[source, :, :length])
+        self.admit([target], self, source, length)
+
+
+class Piece(NamedTuple):
+    """`tokens` of a prefix, which stand from `start` on in `slot`; they take `width` columns of the pass, padding
+    included."""
+
+    slot: int
+    start: int
+    tokens: tuple[int, ...]
+    width: int
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """A forward pass over pieces of prompt prefixes, side by side in one row. Each sees the keys that its slot holds
+    before it, and itself causally, so that nothing ever sees padding."""
+
+    cache: SlotCache
+    pieces: Sequence[Piece]
+    deterministic: bool
+    _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> KeyValue:
+        keys, values = self.cache.layer(layer_idx, key, value)
+        column = 0
+        for slot, start, _tokens, width in self.pieces:
+            keys[slot, :, start : start + width] = key[0, :, column : column + width]
+            values[slot, :, start : start + width] = value[0, :, column : column + width]
+            column += width
+        return keys, values
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, softcap: float | None) -> Tensor:
+        result = query.new_zeros((*query.shape[:-1], value.shape[-1]))
+        column = 0
+        for slot, start, _tokens, width in self.pieces:
+            seen = (key[slot : slot + 1, :, : start + width], value[slot : slot + 1, :, : start + width])
+            asked = query[:, :, column : column + width]
+            result[:, :, column : column + width] = self._piece(asked, *seen, start, window, softcap)
+            column += width
+        return result
+
+    def _piece(
+        self, query: Tensor, key: Tensor, value: Tensor, start: int, window: int | None, softcap: float | None
+    ) -> Tensor:
+        width, length = query.shape[2], key.shape[2]
+        if not (self.deterministic or softcap is not None or (window is not None and window < length)):
+            mask = None if start == 0 else self._mask(start, width, None, query.device).to(query.dtype)
+            key = key.contiguous()  # the fused kernel takes no transposed keys
+            return scaled_dot_product_attention(
+                query, key, value, mask, is_causal=start == 0, scale=1.0, enable_gqa=query.shape[1] != key.shape[1]
+            )
+        blocks = []
+        for first in range(0, width, QUERY_BLOCK):
+            last = min(first + QUERY_BLOCK, width)
+            mask, end = self._mask(start + first, last - first, window, query.device), start + last
+            blocks.append(attend(query[:, :, first:last], key[:, :, :end], value[:, :, :end], mask, softcap))
+        return torch.cat(blocks, 2)
+
+    def _mask(self, start: int, width: int, window: int | None, device: torch.device) -> Tensor:
+        """[width, start + width]: what the queries from `start` on see, to be added to scores."""
+        if (start, width, window) not in self._masks:
+            column = torch.arange(start + width, device=device)
+            row = column[start:, None]
+            seen = column <= row
+            if window is not None:
+                seen &= column > row - window
+            self._masks[start, width, window] = additive(seen)
+        return self._masks[start, width, window]
 
 
 class Read(NamedTuple):
-    """Attention of the rows first..last over the first `length` keys of their slots.
+    """Attention of the rows first..last over the keys up to `length` of their slots.
 
-    `taken` [rows, 1, 1, 1] marks the rows whose result this is; None: all of them.
+    `taken` [rows, 1, 1, 1] marks the rows whose result this is; None: all of them. `least`: the fewest keys that one of
+    them has; 0: nobody says.
     """
 
     first: int
     last: int
     length: int
-    taken: Tensor | None
+    least: int
+    taken: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -202,7 +209,7 @@ class Decode:
     positions: Tensor
     reads: tuple[Read, ...]
     _rows: Tensor
-    _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int, int, int | None], tuple[int, Tensor | None]] = field(default_factory=dict)
 
     @staticmethod
     def over(cache: SlotCache, positions: Tensor, key_lengths: NDArray[np.int64], chunk: int) -> Decode:
@@ -217,7 +224,25 @@ class Decode:
             lengths = np.unique(part[part > 0])
             for length in lengths:
                 taken = torch.from_numpy(part == length).to(positions.device)[:, None, None, None]
-                reads.append(Read(first, first + len(part), int(length), taken if len(lengths) > 1 else None))
+                few = len(lengths) == 1
+                reads.append(Read(first, first + len(part), int(length), 0, None if few else taken))
+        return Decode(cache, positions, tuple(reads), torch.arange(len(positions), device=positions.device))
+
+    @staticmethod
+    def grouped(cache: SlotCache, positions: Tensor, lengths: NDArray[np.int64], whole: int = 0) -> Decode:
+        """Every slot up to its own length, neighbours together as long as that costs less than another call. A read
+        that ends less than `whole` keys before the cache does reads to its end."""
+        reads: list[Read] = []
+        spare = SPARE_KEYS if positions.device.type == "cpu" else SPARE_KEYS_ON_DEVICE
+        first, least, most = 0, int(lengths[0]), int(lengths[0])
+        for row, length in enumerate(lengths.tolist()):
+            longest = max(most, length)
+            if (row - first) * (longest - most) + longest - length > spare:
+                reads.append(Read(first, row, cache.capacity if cache.capacity - most < whole else most, least))
+                first, least, most = row, length, length
+            else:
+                least, most = min(least, length), longest
+        reads.append(Read(first, len(lengths), cache.capacity if cache.capacity - most < whole else most, least))
         return Decode(cache, positions, tuple(reads), torch.arange(len(positions), device=positions.device))
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -230,21 +255,31 @@ class Decode:
         return keys, values
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, softcap: float | None) -> Tensor:
+        if len(self.reads) == 1 and self.reads[0].taken is None and self.reads[0][:2] == (0, len(query)):
+            return self._read(self.reads[0], query, key, value, window, softcap)
         result = query.new_zeros((*query.shape[:-1], value.shape[-1]))
         for read in self.reads:
-            rows, part = slice(read.first, read.last), result[read.first : read.last]
-            seen = (key[rows, :, : read.length], value[rows, :, : read.length])
-            found = attend(query[rows], *seen, self._mask(read, window), softcap)
+            found, part = self._read(read, query, key, value, window, softcap), result[read.first : read.last]
             part.copy_(found if read.taken is None else torch.where(read.taken, found, part))
         return result
 
-    def _mask(self, read: Read, window: int | None) -> Tensor:
+    def _read(
+        self, read: Read, query: Tensor, key: Tensor, value: Tensor, window: int | None, softcap: float | None
+    ) -> Tensor:
+        rows, (begin, mask) = slice(read.first, read.last), self._mask(read, window)
+        seen = (key[rows, :, begin : read.length], value[rows, :, begin : read.length])
+        return attend(query[rows], *seen, mask, softcap)
+
+    def _mask(self, read: Read, window: int | None) -> tuple[int, Tensor | None]:
+        """From which key on a read looks, and what its rows do not see there; None: they see everything."""
         which = (read.first, read.length, window)
         if which not in self._masks:
-            column = torch.arange(read.length, device=self.positions.device)
+            begin = 0 if window is None else max(0, read.least - window)
+            column = torch.arange(begin, read.length, device=self.positions.device)
             position = self.positions[read.first : read.last, None]
             seen = column <= position
             if window is not None:
                 seen &= column > position - window
-            self._masks[which] = additive(seen)[:, None, None, None]
+            even = read.least == read.length
+            self._masks[which] = begin, None if even else additive(seen)[:, None, None, None]
         return self._masks[which]

@@ -1,7 +1,8 @@
-"""A train step of SRL with the steps of a trajectory in one batch, with steps of different ones, and with every context
-computed separately: tokens through the model, wall-clock, gradients.
+"""A step of SRL: with the steps of a trajectory in one batch, with steps of different ones, with every context computed
+separately; and the whole step against TRL, given the same rows.
 
-    python benchmarks/srl_step.py [--shape small|smollm2 | --model FOLDER] [--repeats 3] [--json FILE]
+    python benchmarks/srl_step.py [--shape small|smollm2 | --model FOLDER] [--repeats 3] [--out FILE]
+    python benchmarks/srl_step.py --shape smollm2 --trl-python VENV/bin/python [--parts trl] [--out FILE]
 
 The batch is 10 step instances with 8 rollouts of 100 random tokens each; the problem has 200 tokens and a step 60, so
 that the context of step k holds 200 + 60 (k - 1). In trajectory order (`order: trajectory`) all steps are of one
@@ -11,24 +12,31 @@ nothing is padded. A step is GRPO's plan through `Learner.step`, optimizer inclu
 clock and in CPU seconds (which a busy machine disturbs less); ratios are medians over rounds. Rollouts share nothing
 but their context, which is the least a forest can find. Gradients are compared before any weight moves.
 
-Shapes have random weights: `small` has 4 layers of width 128, `smollm2` is SmolLM2-135M's. Leaves out sampling.
+This part (`layouts`) leaves out sampling. With `--trl-python` the second part (`trl`) takes whole steps, generating and
+scoring included, of superrl and of TRL on the contexts of one trajectory as ten prompts; how, and what is equal, says
+`vs_trl.py`. TRL pads all contexts to the longest.
+
+Shapes have random weights: `small` has 4 layers of width 128, `smollm2` is SmolLM2-135M's.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import statistics
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import against
 import torch
+from against import add_options, compare, summary, wanted
+from common import machine, parser, ratio, save, settings, shown, spread, table
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from workload import SHAPES, Workload, contexts, shaped, unending
 
 from superrl.config import OptimizerConfig
 from superrl.learner.forward import token_logprobs
@@ -39,26 +47,6 @@ from superrl.models import no_dropout
 from superrl.packing import rows
 from superrl.packing.pack import Pack, Tokens
 from superrl.records import Group, Problem, Score, Trajectory, Update
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "small": {
-        "vocab_size": 4096,
-        "hidden_size": 128,
-        "intermediate_size": 352,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    },
-    "smollm2": {
-        "vocab_size": 49152,
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "rope_theta": 100000.0,
-    },
-}
 
 
 def batch(options: argparse.Namespace, vocabulary: int, *, trajectories: int) -> list[Group]:
@@ -142,10 +130,35 @@ def load(options: argparse.Namespace) -> PreTrainedModel:
     return model
 
 
-def main() -> None:
-    options = arguments()
+def report(gaps: dict[str, float], rounds: list[dict[str, Step]]) -> dict[str, Any]:
+    """Print the layouts' table, and return it as JSON can hold it."""
+    found: dict[str, dict[str, Any]] = {}
+    for way in sorted(rounds[0], key=lambda way: (way.startswith("shuffled"), way)):
+        against = f"{way.partition(',')[0]}, separate"
+        found[way] = {
+            "tokens": rounds[0][way].tokens,
+            "fewer_tokens": rounds[0][against].tokens / rounds[0][way].tokens,
+            "seconds": spread([one[way].seconds for one in rounds]),
+            "cpu_seconds": spread([one[way].cpu for one in rounds]),
+            "faster": ratio([one[against].seconds for one in rounds], [one[way].seconds for one in rounds]),
+            "less_cpu": ratio([one[against].cpu for one in rounds], [one[way].cpu for one in rounds]),
+        }
+    lines = [
+        [way, row["tokens"], f"{row['fewer_tokens']:.2f}x"]
+        + [shown(row[key]) for key in ("seconds", "faster", "cpu_seconds", "less_cpu")]
+        for way, row in found.items()
+    ]
+    header = ["order, layout", "tokens", "fewer", "seconds", "times faster", "CPU seconds", "times less CPU"]
+    print(table(header, lines))
+    told = ", ".join(f"{gap:.1e} ({order})" for order, gap in gaps.items())
+    print(f"\ngradients, forest against separate, relative L2 of the difference in float32: {told}")
+    return {"gradient_gap": gaps, "ways": found}
+
+
+def layouts(options: argparse.Namespace) -> dict[str, Any]:
+    """The train step in four ways, in this process."""
     model = load(options)
-    schedule = Schedule(OptimizerConfig(lr=1e-7), 1000, 1, 1, options.max_tokens, 0)
+    schedule = Schedule(OptimizerConfig(lr=1e-7), 1000, 1, 1, options.pack, 0)
     method = build({"name": "grpo"}, Limits(options.rollouts, options.rollout))
     separate = Learner(deepcopy(model), torch.float32, schedule, unpadded)
     forest = Learner(model, torch.float32, schedule)
@@ -156,57 +169,66 @@ def main() -> None:
         groups = batch(options, model.config.vocab_size, trajectories=trajectories)
         (updates[order],) = method.plan(groups, method.initial_state()).updates
     gaps = {order: apart(gradient(forest, one), gradient(separate, one)) for order, one in updates.items()}
-    layouts = {"forest": forest, "separate": separate}
-    ways = {f"{order}, {name}": (layouts[name], updates[order]) for order in updates for name in layouts}
-    rounds: list[dict[str, Step]] = []
+    both = {"forest": forest, "separate": separate}
+    ways = {f"{order}, {name}": (both[name], updates[order]) for order in updates for name in both}
+    taken: list[dict[str, Step]] = []
     for number in range(options.repeats + 1):  # the first is warm-up
         turns = list(ways) if number % 2 else list(ways)[::-1]
-        rounds.append({way: step(*ways[way], method) for way in turns})
-    report(options, gaps, rounds[1:], sum(p.numel() for p in model.parameters()))
+        taken.append({way: step(*ways[way], method) for way in turns})
+    return {**report(gaps, taken[1:]), "parameters": sum(p.numel() for p in model.parameters())}
 
 
-def report(options: argparse.Namespace, gaps: dict[str, float], rounds: list[dict[str, Step]], parameters: int) -> None:
-    """The table, and the same as JSON."""
-    found: dict[str, dict[str, Any]] = {}
-    for way in sorted(rounds[0], key=lambda way: (way.startswith("shuffled"), way)):
-        against = f"{way.partition(',')[0]}, separate"
-        faster = [one[against].seconds / one[way].seconds for one in rounds]
-        found[way] = {
-            "tokens": rounds[0][way].tokens,
-            "fewer_tokens": rounds[0][against].tokens / rounds[0][way].tokens,
-            "seconds": statistics.median(one[way].seconds for one in rounds),
-            "cpu_seconds": statistics.median(one[way].cpu for one in rounds),
-            "faster": statistics.median(faster),
-            "faster_range": [min(faster), max(faster)],
-            "less_cpu": statistics.median(one[against].cpu / one[way].cpu for one in rounds),
-        }
-    print(f"{'order, layout':22}{'tokens':>8}{'fewer':>8}{'seconds':>9}{'faster':>8}{'range':>13}{'CPU s':>8}")
-    for way, row in found.items():
-        span = "{:.2f}-{:.2f}".format(*row["faster_range"])
-        print(
-            f"{way:22}{row['tokens']:8,}{row['fewer_tokens']:7.2f}x{row['seconds']:9.2f}{row['faster']:7.2f}x"
-            f"{span:>13}{row['cpu_seconds']:8.2f} ({row['less_cpu']:.2f}x less)"
+def against_trl(options: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Whole steps of both systems on the contexts of one trajectory; `keep` hears the figures after every round."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        vocabulary = SHAPES[options.shape]["vocab_size"]
+        source = options.model or shaped(options.shape, folder / "shape")
+        work = Workload(
+            str(unending(Path(source), folder / "endless")),
+            tuple(contexts(options.steps, options.problem, options.step, vocabulary)),
+            completions=options.rollouts,
+            new_tokens=options.rollout,
+            dtype=options.dtype,
+            threads=options.threads,
+            pack=options.pack,
+            micro_batch=options.micro_batch,
         )
-    told = ", ".join(f"{gap:.1e} ({order})" for order, gap in gaps.items())
-    print(f"gradients, forest against separate, relative L2 of the difference in float32: {told}")
-    if options.json:
-        settings = {key: value for key, value in vars(options).items() if key != "json"}
-        machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "parameters": parameters}
-        text = {**settings, **machine, "gradient_gap": gaps, "ways": found}
-        Path(options.json).write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
+        for found in compare(wanted(options), work, folder, options, [{}]):
+            keep({"turns": found, **summary(found)})
+    print("\n" + against.report(summary(found)))
+    return {"turns": found, **summary(found)}
+
+
+def main() -> None:
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    content: dict[str, Any] = {"settings": settings(options), "machine": {**machine(), "torch": torch.__version__}}
+    size = f"{options.steps} steps x {options.rollouts} x {options.rollout} tokens"
+    print(f"\n### {options.model or options.shape}, {size}\n")
+    if "layouts" in options.parts:
+        content["layouts"] = layouts(options)
+        save(options.out, content)
+    if "trl" in options.parts and options.trl_python:
+        content["trl"] = against_trl(options, lambda found: save(options.out, {**content, "trl": found}))
+        save(options.out, content)
 
 
 def arguments() -> argparse.Namespace:
     """The command line; the defaults are the batch that the docstring describes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="small")
-    parser.add_argument("--model", help="a model folder, instead of a shape with random weights")
+    made = parser(__doc__, repeats=3)
+    add_options(made)
+    made.set_defaults(sides=["superrl", "trl"], pack=16384)
+    made.add_argument("--shape", choices=SHAPES, default="small")
+    made.add_argument("--model", help="a model folder, instead of a shape with random weights")
     for name, value in (("steps", 10), ("problem", 200), ("step", 60), ("rollout", 100), ("rollouts", 8)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--max-tokens", type=int, default=16384, help="a pack's tokens (max_tokens_per_pack)")
-    parser.add_argument("--json", help="write the figures to this file, too")
-    return parser.parse_args()
+        made.add_argument(f"--{name}", type=int, default=value)
+    made.add_argument("--parts", nargs="+", choices=("layouts", "trl"), default=["layouts", "trl"])
+    made.add_argument("--warmup", type=int, default=1, help="whole steps of each side that are not measured (1)")
+    options = made.parse_args()
+    if options.quick:
+        options.repeats, options.steps, options.rollouts, options.rollout = 1, 3, 4, 8
+    return options
 
 
 if __name__ == "__main__":

@@ -1,0 +1,153 @@
+"""vLLM against the learner on a real model: SuperRL steps with weights pushed after each, the gap of every step, and
+whether vLLM then draws, greedily, what the learner's weights say.
+
+    python benchmarks/vllm_parity.py MODEL [--dtype float32] [--steps 10] [--url http://localhost:8000] [--json FILE]
+
+Wants in float32 a gap of at most 1e-4 in every step and 20 of 20 equal greedy completions, in bfloat16 a gap of at most
+3e-2; exit status 1 where that is missed. MODEL is a Hugging Face folder or a name that superrl knows; the task is
+embedded. With `--url` it asks a server (`python -m superrl.sampling.serve MODEL --dtype ...`), else vLLM runs in this
+process (docs/vllm.md). Leaves out speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from superrl import models
+from superrl.checkpoint import model_of
+from superrl.config import ModelConfig, Recipe, SamplerConfig, parse
+from superrl.learner.copies import named_weights
+from superrl.report import Silent
+from superrl.sampling.protocol import Prompt, Sampler, SamplingLimits
+from superrl.sampling.vllm import VllmSampler
+from superrl.sampling.vllm_server import ServerSampler
+from superrl.training import train
+
+PROMPTS, NEW_TOKENS = 20, 24
+WANTED = {"float32": 1e-4, "bfloat16": 3e-2}
+"""The largest mean gap in nats a token."""
+MEMORY = 1.0
+LONGEST = 256
+
+
+def main() -> int:
+    """Train, compare, print and write what was found."""
+    options = arguments()
+    sampler = SamplerConfig(engine="vllm", url=options.url, max_gap=None, importance_cap=2.0, memory=MEMORY)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        print("step  gap (nats)  time/sync  time/rollout", flush=True)
+        out = train(recipe(options, sampler), Path(name) / "run", progress=Steps())
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        timing = [json.loads(line) for line in (out / "timing.jsonl").read_text().splitlines()]
+        trained = time.monotonic() - started
+        equal = greedy(options, sampler, model_of(str(out)))
+    gaps = [row["policy/sampler_gap"] for row in rows]
+    found: dict[str, Any] = {
+        "model": options.model,
+        "dtype": options.dtype,
+        "engine": "server" if options.url else "in-process",
+        "gap": gaps,
+        "gap_largest": max(gaps),
+        "kl": [row["policy/kl"] for row in rows],
+        "fallback_rate": [row["switch/fallback_rate"] for row in rows],
+        "grad_norm": [row["grad_norm"] for row in rows],
+        "sync_seconds": [row["time/sync"] for row in timing],
+        "rollout_seconds": [row["time/rollout"] for row in timing],
+        "greedy_equal": equal,
+        "greedy_of": PROMPTS,
+        "seconds": {"run": trained, "all": time.monotonic() - started},
+    }
+    good = max(gaps) <= WANTED[options.dtype] and (options.dtype != "float32" or equal == PROMPTS)
+    print(f"greedy: {equal} of {PROMPTS} completions of {NEW_TOKENS} tokens are the learner's own")
+    print(f"{'as wanted' if good else 'MISSED'}: gap <= {WANTED[options.dtype]:g}, largest {max(gaps):.2e}")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0 if good else 1
+
+
+class Steps(Silent):
+    """A line a step."""
+
+    def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+        """The gap, and what the push and the rollouts took."""
+        gap, sync, rollout = metrics["policy/sampler_gap"], timing["time/sync"], timing["time/rollout"]
+        print(f"{metrics['step']:4}  {gap:10.2e}  {sync:9.2f}  {rollout:12.2f}", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--dtype", choices=tuple(WANTED), default="float32")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--lr", type=float, default=1e-4, help="large, so that stale weights would show")
+    parser.add_argument("--url")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def recipe(options: argparse.Namespace, sampler: SamplerConfig) -> Recipe:
+    """SuperRL on embedded arithmetic: few rows, since what counts is that weights move and are pushed."""
+    return parse(
+        {
+            "model": {"name": options.model, "dtype": options.dtype},
+            "data": {"train": "tasks:chain?order=right&ops=2&n=64", "unverified": "keep"},
+            "stages": [
+                {
+                    "name": "superrl",
+                    "method": {"name": "superrl"},
+                    "steps": options.steps,
+                    "prompts_per_step": 2,
+                    "group_size": 2,
+                    "max_new_tokens": 16,
+                    "max_context": LONGEST,
+                    "optimizer": {"lr": options.lr},
+                }
+            ],
+            "evaluation": {"every": 0},
+            "checkpoint": {"every": 0},
+            "sampler": sampler.model_dump(),
+        }
+    )
+
+
+@torch.no_grad()
+def greedy(options: argparse.Namespace, config: SamplerConfig, trained: str) -> int:
+    """How many of vLLM's greedy completions the trained model would write itself, by its own highest logits."""
+    model = models.load_model(ModelConfig(name=trained, dtype=options.dtype))
+    tokenizer = models.load_tokenizer(trained)
+    dtype, ends = getattr(torch, options.dtype), [tokenizer.eos_token_id]
+    sampler: Sampler
+    if config.url:
+        sampler = ServerSampler(config.url, tokenizer, eos_ids=ends, dtype=dtype, max_length=LONGEST)
+    else:
+        sampler = VllmSampler(model, tokenizer, eos_ids=ends, dtype=dtype, memory=MEMORY, max_length=LONGEST)
+    sampler.load(dict(named_weights(model)), version=1)
+    questions = [f"Question: what is {a} + {a * b}?\nAnswer:" for a in range(3, 8) for b in range(2, 6)]
+    asked = [Prompt(tuple(tokenizer(text)["input_ids"]), 1, (0, i), 0.0) for i, text in enumerate(questions)]
+    drawn = list(chain.from_iterable(sampler.sample(asked, SamplingLimits(NEW_TOKENS))))
+    sampler.close()
+    model.to(dtype)
+    return sum(writes(model, one.tokens, one.loss_mask.index(True)) for one in drawn)
+
+
+def writes(model: PreTrainedModel, tokens: tuple[int, ...], start: int) -> bool:
+    """Whether the model, greedily, goes on so from `start`."""
+    logits = model(torch.tensor([tokens], device=model.device)).logits[0, start - 1 : -1]
+    return logits.argmax(-1).tolist() == list(tokens[start:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -65,10 +65,11 @@ def serving(answer: Callable[[Asked], Answer]) -> Iterator[Server]:
                 server.at_once += 1
                 server.most_at_once = max(server.most_at_once, server.at_once)
             try:
-                self._reply(answer(asked))
+                said = answer(asked)
             finally:
-                with lock:
+                with lock:  # before the reply: whoever has it may ask again
                     server.at_once -= 1
+            self._reply(said)
 
         def _reply(self, said: Answer) -> None:
             if said.cut:

@@ -10,7 +10,7 @@ import superrl
 PACKAGE = Path(superrl.__file__).parent
 
 LAYERS = (
-    {"records", "config", "complaint", "metrics", "errors", "truncation"},
+    {"records", "config", "plain", "complaint", "metrics", "errors", "truncation"},
     {
         "losses",
         "imitation",
@@ -33,6 +33,7 @@ LAYERS = (
     | {"raster", "why", "page", "svg", "stepview", "steppage"}
     | {
         "setup",
+        "engine",
         "drawing",
         "persistence",
         "trackers",

@@ -7,7 +7,6 @@ method or reward checks before anything runs (`superrl.setup`). What is logged i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -25,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from superrl import plain
 from superrl.complaint import explain
 from superrl.errors import UserError, nearest
 from superrl.truncation import BiasedTruncation, Truncation
@@ -330,7 +330,7 @@ class Recipe(Frozen):
 
     def text(self) -> str:
         """`dump` as YAML: what `config.yaml` holds."""
-        return yaml.dump(self.dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        return plain.write(self.dump())
 
 
 RESUMABLE = ("budget", "evaluation", "checkpoint", "parallel", "log")
@@ -351,7 +351,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe by name, or a YAML file, and apply `path.to.key=value` overrides in order."""
     values = read_yaml(source)
     for override in overrides:
-        _override(values, override)
+        plain.put(values, override)
     return parse(values, str(source))
 
 
@@ -381,65 +381,9 @@ def read_yaml(source: str | Path) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the recipe {path}: {error}") from None
     try:
-        values = yaml.load(text, Loader=_Loader)
+        values = plain.read(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-01
         raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{source} must be a mapping with at least `data` and `stages`, got {type(values).__name__}")
     return values
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats: 1e-6 is a number, not a string."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the texts that `_Loader` would read as numbers."""
-
-
-for _side in (_Loader, _Dumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d+([eE][-+]?\d+)?)$"),
-        list("-+0123456789."),
-    )
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    path, sep, text = override.partition("=")
-    if not sep or not path:
-        raise UserError(f"override {override!r} must read path.to.key=value, e.g. stages.0.steps=100")
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError):
-        raise UserError(f"override {override!r}: the value is not valid YAML") from None
-    *parents, last = path.split(".")
-    node: Any = values
-    for part in parents:
-        node = _child(node, part, override)
-    if isinstance(node, list):
-        node[_index(node, last, override)] = value
-    elif isinstance(node, dict):
-        node[last] = value
-    else:
-        raise UserError(f"override {override!r}: {'.'.join(parents)} holds a value, not keys")
-
-
-def _child(node: Any, part: str, override: str) -> Any:
-    if isinstance(node, list):
-        return node[_index(node, part, override)]
-    if isinstance(node, dict):
-        if node.get(part) is None:
-            node[part] = {}
-        return node[part]
-    raise UserError(f"override {override!r}: {part!r} is not a key of a mapping")
-
-
-def _index(items: list[Any], part: str, override: str) -> int:
-    """A list's item by number, or by its `name`."""
-    if part.isdecimal() and int(part) < len(items):
-        return int(part)
-    names = [item.get("name") for item in items if isinstance(item, dict)]
-    if part in names:
-        return names.index(part)
-    raise UserError(f"override {override!r}: no item {part!r} among {[n for n in names if n]}")

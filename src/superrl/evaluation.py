@@ -163,7 +163,7 @@ def evaluate_model(
     A run folder stands for its newest checkpoint and is evaluated as the run evaluates: its last stage's settings come
     before the data's. `reward` is a recipe's mapping or a Python function.
     """
-    from superrl import models, setup
+    from superrl import engine, models, setup
 
     config, last = ModelConfig(name=model_of(model)), _last_stage(model)
     function = reward if callable(reward) else None
@@ -182,7 +182,7 @@ def evaluate_model(
     workshop = setup.open_workshop(config, setup.Given(reward=function), lambda text: None, folder)
     wanted = setup.evaluation(workshop, "test", data, settings, last)
     with wanted.environment.reward:
-        sampler = setup.new_sampler(
+        sampler = engine.new_sampler(
             workshop.model, workshop.tokenizer, models.compute_dtype(config), [wanted.environment]
         )
         sampler.load(dict(named_weights(workshop.model)), version=0)

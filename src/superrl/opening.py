@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from superrl import models, parallel, persistence, runfolder, setup
+from superrl import engine, models, parallel, persistence, runfolder
 from superrl.config import Recipe
 from superrl.errors import UserError
 from superrl.learner.learner import Learner
@@ -147,7 +147,7 @@ def _sampler(session: Session, dtype: torch.dtype, longest: int | None, world: W
         raise UserError("sampler: beside several processes vLLM is a server: start one and name its sampler.url")
 
     def one() -> Sampler:
-        return setup.new_sampler(session.model, session.tokenizer, dtype, session.environments, longest, config)
+        return engine.new_sampler(session.model, session.tokenizer, dtype, session.environments, longest, config)
 
     if world.alone:
         return one()

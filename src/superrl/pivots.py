@@ -199,7 +199,7 @@ def profile_model(
     """`superrl profile`: write the kept problems of a source as rows to `out`, every problem's profile to `report`;
     what a person reads. A run folder stands for its newest checkpoint. A profile of the same weights, data and settings
     is taken from the cache folder."""
-    from superrl import models, setup
+    from superrl import engine, models, setup
     from superrl.learner.copies import named_weights
 
     config = ModelConfig(name=model_of(model))
@@ -222,7 +222,7 @@ def profile_model(
         path = _kept_in(groups, environment, [_weights_digest(workshop.model), *settings])
         found = _recalled(path, len(groups))
         if found is None:
-            sampler = setup.new_sampler(workshop.model, workshop.tokenizer, dtype, [environment])
+            sampler = engine.new_sampler(workshop.model, workshop.tokenizer, dtype, [environment])
             sampler.load(dict(named_weights(workshop.model)), version=0)
             found = profile(groups, environment, sampler, rollouts=rollouts, seed=seed, heard=heard)
             if path is not None:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from superrl import data, setup
+from superrl import data, engine, setup
 from superrl.config import EvaluationConfig, ModelConfig, PromptConfig
 from superrl.data.prepare import prepare
 from superrl.errors import UserError
@@ -282,7 +282,7 @@ def test_a_rollout_that_a_stop_string_ends_has_the_tokens_of_such_a_demonstratio
     settings = EvaluationConfig(temperature=1.0)
     one = setup.evaluation(workshop, "test", f"{CHAIN}&split=train", settings)
     assert one.environment.limits.stop == ("\n",)
-    sampler = setup.new_sampler(workshop.model, workshop.tokenizer, torch.float32, [one.environment])
+    sampler = engine.new_sampler(workshop.model, workshop.tokenizer, torch.float32, [one.environment])
     sampler.load(dict(named_weights(workshop.model)), version=0)
     drawn = roll_out([(Request(4),) for _ in one.groups], keyed(one.groups, (0,)), one.environment, sampler, None)
     renderer = one.environment.renderer

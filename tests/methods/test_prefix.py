@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from small_runs import letters, recipe, rows, run, small_model
-from superrl import setup
+from superrl import engine, setup
 from superrl.learner.learner import Learner
 from superrl.methods import build
 from superrl.methods.hooks import Limits
@@ -31,7 +31,7 @@ def session():
 
 @pytest.fixture(scope="module")
 def sampler(session):
-    made = setup.new_sampler(session.model, session.tokenizer, torch.float32, session.environments)
+    made = engine.new_sampler(session.model, session.tokenizer, torch.float32, session.environments)
     made.load(dict(session.model.named_parameters()), 0)
     return made
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from superrl import checkpoint, models, setup
+from superrl import checkpoint, engine, models, setup
 from superrl.config import OptimizerConfig, Recipe
 from superrl.errors import RunError
 from superrl.learner.learner import Learner, Schedule
@@ -34,7 +34,7 @@ class Subject:
         seed: rollouts have 0, evaluations 1."""
         model, tokenizer = self.workshop.model, self.workshop.tokenizer
         dtype = models.compute_dtype(self.recipe.model)
-        sampler = setup.new_sampler(model, tokenizer, dtype, [environment])
+        sampler = engine.new_sampler(model, tokenizer, dtype, [environment])
         sampler.load(self._learner().weights(), version=0)
         visits = keyed(groups, (self.recipe.seed, purpose))
         prompts = [Prompt(environment.renderer.context(group.problem), n, group.key, 1.0) for group in visits]

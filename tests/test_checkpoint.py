@@ -302,6 +302,7 @@ def test_adapters_over_adapters_are_merged_in_turn(adapted: tuple[Learner, Path]
     read = models.load_model(ModelConfig(name=str(second)))
     weights = again.weights()
     assert all(torch.equal(p, weights[name]) for name, p in read.named_parameters())
+    assert all(p.requires_grad for p in read.parameters()), "a model like any other"
     assert any(not torch.equal(w, began[name]) for name, w in weights.items())
 
 

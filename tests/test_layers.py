@@ -27,7 +27,7 @@ LAYERS = (
         "beside",
         "parallel",
     },
-    {"packing", "methods", "data", "rewards", "tasks", "models", "text", "windows"},
+    {"packing", "methods", "data", "rewards", "tasks", "models", "text", "windows", "rotary"},
     {"sampling", "learner", "rollout", "position", "summary"},
     {"checkpoint", "runfolder", "signals", "report", "show", "doctor", "inspection"}
     | {"raster", "why", "page", "svg", "stepview", "steppage"}

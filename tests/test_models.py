@@ -106,6 +106,12 @@ def test_adapters_start_alike_every_time_and_leave_the_random_numbers_alone(good
         models.load_model(ModelConfig(name=str(good), lora=LoraConfig(targets=["nope"])))
 
 
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_adapters_on_one_side_of_a_tied_matrix_are_refused(good: Path, target: str) -> None:
+    with pytest.raises(UserError, match=r"model\.lora\.targets: .* one matrix for embedding and head"):
+        models.load_model(ModelConfig(name=str(good), lora=LoraConfig(targets=["q_proj", target])))
+
+
 def test_a_model_is_float32_without_dropout_and_knows_its_context(tmp_path: Path) -> None:
     folder = small_model(tmp_path / "model", attention_dropout=0.5)
     model = models.load_model(ModelConfig(name=str(folder), activation_checkpointing=True))

@@ -3,18 +3,19 @@
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from small_runs import Ends, differences, recipe, rows, run, small_model
+from small_runs import Ends, differences, letters, recipe, rows, run, small_model
 from superrl import checkpoint, training
 from superrl.beside import beside
 from superrl.config import Recipe
 from superrl.errors import Interrupted, UserError
+from superrl.report import Silent
 
 REFILL = {"keep": "mixed", "oversample": 3.0, "cap": 3, "carry_over": True}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -54,7 +55,7 @@ def test_threads_change_nothing(model: Path, tmp_path: Path, monkeypatch: pytest
     def before(work: Callable[[], Any] | None) -> Iterator[Callable[[], Any]]:
         result = work() if work else None
         threads.append(threading.current_thread())
-        yield lambda: result
+        yield lambda: (result, None)
 
     monkeypatch.setattr(training, "beside", before)
     assert differences(threaded, run(settings, tmp_path / "one")) == []
@@ -98,8 +99,9 @@ def test_what_goes_wrong_in_the_thread_is_heard_and_an_error_waits_for_it() -> N
     def fails() -> None:
         raise UserError("a reward that is none")
 
-    with pytest.raises(UserError, match="none"), beside(fails) as result:
-        result()
+    with beside(fails) as outcome:
+        result, error = outcome()
+    assert result is None and isinstance(error, UserError)
     goes_on, done = threading.Event(), []
 
     def works() -> None:
@@ -110,3 +112,47 @@ def test_what_goes_wrong_in_the_thread_is_heard_and_an_error_waits_for_it() -> N
         threading.Timer(0.1, goes_on.set).start()
         raise ValueError
     assert done == [True]
+
+
+class StopsBeside(Silent):
+    """Wants to stop the run as soon as tokens are drawn outside the main thread, after two steps."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def step(self, row: Any, timing: Any) -> None:
+        self.steps += 1
+
+    def tokens(self, k: int) -> None:
+        if self.steps >= 2:
+            raise Interrupted(signal.SIGINT)
+
+
+def test_who_stops_a_run_beside_its_training_loses_nothing(model: Path, tmp_path: Path) -> None:
+    settings = variant(model, "superrl", checkpoint={"every": 0, "keep": 2}, evaluation={"every": 4})
+    whole, parts = run(settings, tmp_path / "whole"), tmp_path / "parts"
+    with pytest.raises(Interrupted):
+        run(settings, parts, StopsBeside())
+    run(settings, parts, resume=True)
+    assert differences(whole, parts) == []
+
+
+def test_a_reward_that_fails_beside_the_training_costs_no_step(model: Path, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def breaks(completions: Sequence[str], **columns: Any) -> list[float]:
+        calls.append(len(completions))
+        if threading.current_thread() is not threading.main_thread() and len(calls) > 3:
+            raise RuntimeError("no more")
+        return letters(completions)
+
+    settings = variant(model, "superrl", checkpoint={"every": 0, "keep": 2}, evaluation={"every": 0})
+    with pytest.raises(UserError, match="no more"):
+        run(settings, tmp_path / "run", reward=breaks)
+    steps = len(rows(tmp_path / "run"))
+    assert steps >= 1 and [checkpoint.step_of(p) for p in checkpoint.steps(tmp_path / "run" / "checkpoints")] == [steps]
+
+
+def test_a_method_that_switches_before_the_rollouts_does_not_roll_out_ahead(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stages\.0\.staleness: sasr decides before the rollouts"):
+        run(recipe(model, {"staleness": 1, "method": {"name": "sasr"}}), tmp_path / "run")

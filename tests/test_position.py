@@ -32,6 +32,9 @@ def test_a_position_survives_json() -> None:
     position = Position(1, 2, 3, cursor=9, best=0.1, method_state={"p": [1, 2]}, carried=(carried,), lengths={"a": 1})
     assert restore(json.loads(json.dumps(position.dump())), [DATA]) == position
     assert restore(json.loads(json.dumps(Position().dump())), []) == Position()
+    old = Position().dump()
+    del old["ahead"]
+    assert restore(old, []) == Position(), "a checkpoint of before"
 
 
 def test_data_that_lost_a_carried_problem_are_refused() -> None:

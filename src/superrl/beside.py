@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 @contextmanager
-def beside(work: Callable[[], T] | None) -> Iterator[Callable[[], T | None]]:
-    """Start `work` and yield a function that waits for its result, or raises what it raised; None: no work, no result.
+def beside(work: Callable[[], T] | None) -> Iterator[Callable[[], tuple[T | None, Exception | None]]]:
+    """Start `work` and yield a function that waits for (its result, what it raised); None: there is neither.
 
     The block does not end before the work has, unless the program is told to leave at once.
     """
     if work is None:
-        yield lambda: None
+        yield lambda: (None, None)
         return
     done: Future[T] = Future()
 
@@ -31,10 +31,16 @@ def beside(work: Callable[[], T] | None) -> Iterator[Callable[[], T | None]]:
         except BaseException as error:
             done.set_exception(error)
 
+    def outcome() -> tuple[T | None, Exception | None]:
+        try:
+            return done.result(), None
+        except Exception as error:
+            return None, error
+
     thread = Thread(target=carry_out, name="superrl-beside", daemon=True)
     thread.start()
     try:
-        yield done.result
+        yield outcome
     except Exception:
         thread.join()
         raise

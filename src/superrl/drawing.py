@@ -55,12 +55,10 @@ def collect(run: Run, stage: Stage, position: Position, clock: Clock, heard: Lis
 
     if config.refill is None or not method.rolls_out:
         groups = draw(config.prompts_per_step, 0)
-        method.check_drawn(drawn, position.method_state)
         return Batch(tuple(groups), tuple(drawn), cursor, position.carried)
     keep = config.refill.keep or method.refill_keeps
     exact = config.order == "shuffled"
     filled = refill(draw, config.prompts_per_step, config.refill, keep, position.carried, exact=exact)
-    method.check_drawn(drawn, position.method_state)
     return Batch(filled.groups, tuple(drawn), cursor, filled.carried)
 
 

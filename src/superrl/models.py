@@ -332,11 +332,24 @@ def with_adapters(model: PreTrainedModel, config: LoraConfig, name: str = "") ->
             wrapped: Any = peft.get_peft_model(model, lora)
         except ValueError as error:
             raise UserError(f"model.lora.targets: {first_line(error)}") from None
+    _not_into_tied(wrapped, "model.lora.targets")
     folder = name not in ("", "tiny", *PACKAGED) and Path(name).exists()
     base = str(Path(name).resolve()) if folder else name
     wrapped.peft_config["default"].base_model_name_or_path = base
     adapted: PreTrainedModel = wrapped
     return adapted
+
+
+def _not_into_tied(wrapped: Any, where: str) -> None:
+    """Refuse adapters on one side of a matrix that is embedding and head: merged, they would change the other side."""
+    plain = wrapped.get_base_model()
+    sides = plain.get_input_embeddings(), plain.get_output_embeddings()
+    inner = [getattr(one, "base_layer", one) for one in sides]
+    if inner[0].weight is inner[1].weight and any(one is not own for one, own in zip(sides, inner, strict=True)):
+        raise UserError(
+            f"{where}: {type(plain).__name__} has one matrix for embedding and head, which adapters cannot change on "
+            "one side: leave `lm_head` and `embed_tokens` out of the targets"
+        )
 
 
 def _merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
@@ -347,7 +360,8 @@ def _merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     try:
         with _quiet():
             wrapped = peft.PeftModel.from_pretrained(model, folder)
-            merged: PreTrainedModel = wrapped.merge_and_unload()
+            _not_into_tied(wrapped, f"model.name: {folder}")
+            merged: PreTrainedModel = wrapped.merge_and_unload().requires_grad_(True)  # peft had frozen it
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         raise UserError(
             f"model.name: the adapters in {folder} do not fit the model they say they are for ({first_line(error)})"

@@ -32,10 +32,12 @@ from superrl.trackers import Tracker, tell
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A step's rows of metrics.jsonl and timing.jsonl."""
+    """A step's rows of metrics.jsonl and timing.jsonl. `failed`: what went wrong beside it, in the next step's
+    rollouts; the step itself is whole."""
 
     metrics: Mapping[str, Any]
     timing: Mapping[str, Any]
+    failed: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,9 +75,15 @@ def hand_over(learner: Learner) -> None:
 
 def _save_moments(learner: Learner, path: Path) -> None:
     """Every rank its part of the optimizers' moments, by torch.distributed.checkpoint."""
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
-    save_parts(_moments(learner), checkpoint_id=path / MOMENTS, process_group=learner.world.group)
+    try:
+        save_parts(_moments(learner), checkpoint_id=path / MOMENTS, process_group=learner.world.group)
+    except CheckpointException as error:  # no Exception of Python's: nobody else would catch it
+        first = next((one for one in error.failures.values()), error)
+        cause = first[0] if isinstance(first, tuple) else first
+        raise RunError(f"{path} was not written ({cause}): mend that, then --resume") from error
 
 
 def _load_moments(learner: Learner, path: Path, names: Iterable[str]) -> None:

@@ -102,7 +102,7 @@ class Position:
 
 def restore(values: Mapping[str, Any], groups: Iterable[Group]) -> Position:
     """The position a checkpoint's JSON holds; `groups` are its stage's, without rollouts."""
-    ahead = values["ahead"]
+    ahead = values.get("ahead")  # checkpoints of before had none
     known = {group.problem.id: group for group in groups} if values["carried"] or ahead else {}
 
     def of(entries: Iterable[Mapping[str, Any]]) -> tuple[Group, ...]:

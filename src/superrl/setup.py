@@ -272,6 +272,11 @@ def _stage(recipe: Recipe, index: int, workshop: Workshop) -> Stage:
             f"{where}.refill: {config.method['name']} judges whole batches, which dynamic sampling would sift: "
             "leave refill out"
         )
+    if config.staleness and not method.takes_staleness:
+        raise UserError(
+            f"{where}.staleness: {config.method['name']} decides before the rollouts what is learnt from them, which "
+            "rolling out ahead would part: leave staleness out"
+        )
     if method.needs_correct and not environment.reward.gives_correct:
         raise UserError(
             f"{where}.reward never says what is correct, which the gate of {config.method['name']} reads: set "

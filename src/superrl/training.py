@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from superrl import checkpoint, models, parallel, persistence, setup, telemetry
 from superrl.beside import beside
 from superrl.config import Recipe
 from superrl.drawing import collect
+from superrl.errors import Interrupted
 from superrl.evaluation import evaluate
 from superrl.learner.offset import GAP, check_gap
 from superrl.learner.optimizer import scheduled_lr
@@ -61,11 +63,11 @@ def train(
         try:
             torch.use_deterministic_algorithms(True, warn_only=session.model.device.type != "cpu")
             fills.fill_uninitialized_memory = False  # a debugging aid, at 4 % of a learner's step
-            if world.rank == 0:
-                trackers = open_trackers(recipe.log.trackers, folder.path, recipe.dump())
+            names = recipe.log.trackers if world.rank == 0 else []
+            trackers = world.together(lambda: open_trackers(names, folder.path, recipe.dump()))
             run, position = open_run(divided(session, world), folder, progress, signals, trackers, resume, world)
             try:
-                folder.write_recipe(recipe)
+                world.together(lambda: folder.write_recipe(recipe))
                 _run_stages(run, position)
             finally:
                 run.sampler.close()
@@ -106,6 +108,8 @@ def _run_stages(run: Run, position: Position) -> None:
                 position, told = train_step(run, stage, position)
                 position = replace(position, seconds=run.world.first(lambda: time.monotonic() - started))
                 run.tell(told)
+                if told.failed is not None:
+                    raise told.failed
             save(run, position)
             if stage.method.keeps:
                 keep_classifier(run, stage.method.keeps)
@@ -129,11 +133,13 @@ def train_step(run: Run, stage: Stage, position: Position) -> tuple[Position, To
     clock = Clock()
     run.progress.phase("rolling out", stage.config.prompts_per_step * stage.config.group_size)
     batch = position.ahead or collect(run, stage, position, clock, run.heard)
+    stage.method.check_drawn(batch.drawn, position.method_state)
     run.progress.phase("training", len(batch.groups))
     with beside(_rolls_ahead(run, stage, position.after(batch), clock)) as ahead:
         with clock("train"):
             groups, plan, means = learn(run, stage, position, batch.groups)
-        position = replace(position.after(batch), ahead=ahead())
+        following, failed = ahead()
+    position = replace(position.after(batch), ahead=following)
     with clock("sync"):
         run.sampler.load(run.learner.weights(), position.step)
     metrics = row(describe(run, stage, position, groups, batch.drawn, plan, means))
@@ -147,16 +153,22 @@ def train_step(run: Run, stage: Stage, position: Position) -> tuple[Position, To
     run.folder.append("timing.jsonl", timing)
     record = StepRecord(position.step, telemetry.numbers(metrics), plan.decisions)
     state = stage.method.after_step(record, groups, position.method_state)
-    return replace(position.counting(metrics), method_state=state, lengths=run.folder.lengths()), Told(metrics, timing)
+    position = replace(position.counting(metrics), method_state=state, lengths=run.folder.lengths())
+    return position, Told(metrics, timing, failed)
 
 
 def _rolls_ahead(run: Run, stage: Stage, following: Position, clock: Clock) -> Callable[[], Batch] | None:
     """What may go on beside a step's training: collecting the batch of the step that is `following`, with the weights
-    of before. A signal waits until it is complete, for no resumed run has these weights again."""
+    of before. Who wants to stop the run waits until it is complete, for no resumed run has these weights again."""
+
+    def heard(tokens: int) -> None:
+        with suppress(Interrupted):
+            run.progress.tokens(tokens)
+
     goes_on = following.stage_step < stage.config.steps and stage.method.rolls_out
     if not (stage.config.staleness and goes_on):
         return None
-    return partial(collect, run, stage, following, clock, run.progress.tokens)
+    return partial(collect, run, stage, following, clock, heard)
 
 
 def learn(run: Run, stage: Stage, position: Position, groups: Sequence[Group]) -> tuple[list[Group], Plan, Means]:

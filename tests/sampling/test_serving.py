@@ -14,6 +14,7 @@ from transformers import (
     BertConfig,
     DiffLlamaConfig,
     DogeConfig,
+    Glm4MoeConfig,
     GptOssConfig,
     MistralConfig,
     MixtralConfig,
@@ -27,6 +28,8 @@ from transformers import (
 )
 
 from superrl.errors import UserError
+from superrl.learner.copies import named_weights
+from superrl.models import sampler_model
 from superrl.sampling import serving
 from superrl.sampling.protocol import Prompt, SamplingLimits
 
@@ -114,3 +117,28 @@ def test_the_windows_of_a_mask_are_what_counts(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(serving, "_windows", lambda model: dict.fromkeys(real(model)))
     with pytest.raises(UserError, match="computes something else token by token"):
         make_sampler(build(MistralConfig(**SHAPE, **WINDOW)))
+
+
+def test_a_rotary_embedding_that_looks_at_the_whole_batch_is_refused() -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    config = MistralConfig(**EVEN, rope_parameters=rope)
+    with pytest.raises(UserError, match="by the length of the whole batch \\(rope 'dynamic'\\)"):
+        make_sampler(AutoModelForCausalLM.from_config(config))
+
+
+def test_buffers_that_are_saved_are_weights_too() -> None:
+    """How GLM-4's experts are chosen is a buffer: without it log-probabilities are those of another model."""
+    shape = {**SHAPE, "moe_intermediate_size": 32, "n_routed_experts": 8, "num_experts_per_tok": 2}
+    config = Glm4MoeConfig(**shape, n_group=1, topk_group=1, n_shared_experts=1, first_k_dense_replace=0)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    for name, buffer in model.named_buffers():
+        if "correction" in name:
+            buffer.normal_()
+    sampler = make_sampler(sampler_model(model, torch.float32))
+    sampler.load(dict(named_weights(model)), 0)
+    (trajectory,) = sampler.sample([Prompt(tuple(range(5, 25)), 1, (0,))], SamplingLimits(10))[0]
+    drawn = torch.tensor(trajectory.logp_sampler)[list(trajectory.loss_mask)]
+    tokens = torch.tensor(trajectory.tokens)
+    logp = model(tokens[None], use_cache=False).logits[0].log_softmax(-1)[:-1].gather(1, tokens[1:, None])[:, 0]
+    torch.testing.assert_close(drawn, logp[-len(drawn) :].detach(), atol=1e-4, rtol=0)

@@ -18,7 +18,8 @@ from superrl.learner.forward import bare
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of the plain model's parameters, tied ones under each of their names; LoRA's product is added."""
+    """(name, tensor) of the plain model's parameters, tied ones under each of their names, and of its buffers that are
+    saved (how some mixtures of experts route); LoRA's product is added."""
     plain = bare(model)
     for name, parameter in plain.named_parameters(remove_duplicate=False):
         if ".lora_" in name:
@@ -29,6 +30,10 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             if name.endswith(".weight"):
                 weight = weight + layer.get_delta_weight("default").detach()
         yield name.replace(".base_layer", ""), weight
+    saved = plain.state_dict().keys()
+    for name, buffer in plain.named_buffers():
+        if name in saved:
+            yield name, buffer
 
 
 def plain_copy(model: nn.Module) -> nn.Module:

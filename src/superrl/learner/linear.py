@@ -36,7 +36,7 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """[..., K] -> [..., M]."""
         plain = type(self.weight) is nn.Parameter and self.weight.dtype == input.dtype == torch.float32
-        if not plain or input.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        if not plain or input.dim() < 2 or input.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             own: Tensor = super().forward(input)
             return own
         multiply: Any = _Product.apply  # torch leaves it untyped

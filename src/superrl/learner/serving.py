@@ -17,6 +17,7 @@ from superrl.packing import forest, rows
 from superrl.packing.attention import ATTENTION, forest_attention
 from superrl.packing.pack import Packer
 from superrl.records import Trajectory
+from superrl.rotary import unsteady
 from superrl.windows import tells_its_windows
 
 TOLERANCE = 1e-2
@@ -25,8 +26,6 @@ RELATIVE = 1e-3
 """How far a forest's hidden states may be from those of padded rows, relative to the largest one."""
 DEVICES = {"cpu", "cuda"}
 SERVED_LAYERS = {"full_attention", "sliding_attention"}
-SERVED_ROPE = {"default", "linear", "llama3", "proportional", "yarn"}
-"""Rotary embeddings whose angle depends on the position alone, not on the longest sequence of the batch."""
 
 
 def check_served(model: nn.Module) -> None:
@@ -87,14 +86,7 @@ def _known(config: Any) -> bool:
     """Whether all its layers are of a kind that a forest can serve, as far as its config tells."""
     text = config.get_text_config()
     layers = set(getattr(text, "layer_types", None) or ())
-    return not config.is_encoder_decoder and layers <= SERVED_LAYERS and _rope_types(text) <= SERVED_ROPE
-
-
-def _rope_types(config: Any) -> set[str]:
-    """The kinds of rotary embedding, which may differ by layer type."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    each = parameters.values() if all(isinstance(p, dict) for p in parameters.values()) else [parameters]
-    return {str(one.get("rope_type", "default")) for one in each if one}
+    return not config.is_encoder_decoder and layers <= SERVED_LAYERS and not unsteady(text)
 
 
 def _attend_by(model: Any, implementation: str) -> None:

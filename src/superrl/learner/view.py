@@ -31,7 +31,7 @@ def view_of(
     place = starts[pack.sequence] + pack.position
 
     def gathered(columns: Iterable[Sequence[float]]) -> Tensor:
-        return torch.tensor(list(chain.from_iterable(columns)), device=logp.device)[place]
+        return torch.tensor(list(chain.from_iterable(columns)), dtype=torch.float32, device=logp.device)[place]
 
     def annotation(name: str) -> Tensor:
         """Where a row has none: of a log-probability the learner's own, so that a difference to it is zero; of anything

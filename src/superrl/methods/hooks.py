@@ -59,6 +59,8 @@ class Method:
     """The run folder's folder to which a stage's end writes the critic, as a model that scores whole texts."""
     takes_refill: bool = True
     """False for a method that judges or chooses over whole batches, which dynamic sampling would sift first."""
+    takes_staleness: ClassVar[bool] = True
+    """False for a method whose `requests` and `plan` must see the same state, which rolling out ahead would part."""
     needs_correct: ClassVar[bool] = False
     """True if the method reads `Score.correct`: a reward that never sets it is refused before anything runs."""
 

@@ -44,6 +44,7 @@ class Sasr(Grpo):
 
     name: ClassVar[str] = "sasr"
     Options: ClassVar[type[Frozen]] = SasrOptions
+    takes_staleness = False  # on SFT steps it asks for no rollouts
     takes_refill: bool = False  # on SFT steps there is nothing to keep groups by
 
     def __init__(self, options: SasrOptions, limits: Limits) -> None:

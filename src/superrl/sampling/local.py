@@ -102,7 +102,9 @@ class LocalSampler:
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Copy the learner's weights in, cast; a tied parameter may come under one or all of its names."""
-        names: dict[str, torch.nn.Parameter] = dict(self._model.named_parameters(remove_duplicate=False))
+        names: dict[str, Tensor] = dict(self._model.named_parameters(remove_duplicate=False))
+        saved = self._model.state_dict().keys()
+        names |= {name: buffer for name, buffer in self._model.named_buffers() if name in saved}
         if unknown := sorted(set(weights) - set(names)):
             raise RunError(f"the learner sent {len(unknown)} weights the sampler does not have, first: {unknown[0]!r}")
         given = {id(names[name]) for name in weights}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from superrl.errors import UserError
+from superrl.rotary import unsteady
 from superrl.windows import NO_WINDOW, UNLIMITED, calls
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def serve(model: PreTrainedModel) -> Served:
         raise UserError(f"{name} has layers of type {sorted(unknown)[0]!r}, {ELSEWHERE}")
     if model.config.is_encoder_decoder:
         raise UserError(f"{name} has an encoder, {ELSEWHERE}")
+    if kinds := unsteady(text):
+        raise UserError(f"{name} turns its tokens by the length of the whole batch (rope {kinds[0]!r}), {ELSEWHERE}")
     AttentionInterface.register(ATTENTION, slot_attention)
     own = model.config._attn_implementation
     model.set_attn_implementation(ATTENTION)

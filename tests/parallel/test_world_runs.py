@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from ranks import on_ranks
-from small_runs import TASK, Ends, checkpoints, recipe, rows, run, small_model
+from small_runs import TASK, Ends, checkpoints, letters, recipe, rows, run, small_model
 from superrl.config import Recipe
 from superrl.errors import Elsewhere, Interrupted, Lost, RunError, UserError
 
@@ -214,3 +215,20 @@ def test_torchrun_tells_bad_input_once(model: Path, tmp_path: Path) -> None:
 
 def test_an_error_of_ours_keeps_its_kind() -> None:
     assert issubclass(Lost, RunError)
+
+
+def fails_beside(completions: list[str], **columns: Any) -> list[float]:
+    """A reward that serves the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("no more")
+    return letters(completions)
+
+
+def test_a_failure_beside_the_training_stops_all_ranks_after_a_checkpoint(tmp_path: Path) -> None:
+    stage = {"staleness": 1, "steps": 4}
+    quiet = {"checkpoint": {"every": 0, "keep": 2}, "evaluation": {"every": 0}}
+    settings, out = recipe(small_model(tmp_path / "model"), stage, **quiet), tmp_path / "run"
+    first, second = on_ranks(2, lambda: run(settings, out, reward=fails_beside))
+    assert (first.kind, first.status, second.kind, second.status) == (UserError, 2, Elsewhere, 2)
+    assert "no more" in first.text
+    assert len(rows(out)) == 1 and [path.name for path in checkpoints(out)] == ["step-00000001"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from test_local import completion, full_logits
-from tiny_models import SHAPE, VOCABULARY, make_sampler
+from tiny_models import SHAPE, TOKENIZER, VOCABULARY, make_sampler
 from transformers import (
     AutoModelForCausalLM,
     BartConfig,
@@ -27,9 +28,12 @@ from transformers import (
     StableLmConfig,
 )
 
+from superrl.config import ModelConfig, OptimizerConfig
 from superrl.errors import UserError
 from superrl.learner.copies import named_weights
-from superrl.models import sampler_model
+from superrl.learner.learner import Learner, Schedule
+from superrl.models import load_model, sampler_model
+from superrl.persistence import save_model
 from superrl.sampling import serving
 from superrl.sampling.protocol import Prompt, SamplingLimits
 
@@ -126,8 +130,9 @@ def test_a_rotary_embedding_that_looks_at_the_whole_batch_is_refused() -> None:
         make_sampler(AutoModelForCausalLM.from_config(config))
 
 
-def test_buffers_that_are_saved_are_weights_too() -> None:
-    """How GLM-4's experts are chosen is a buffer: without it log-probabilities are those of another model."""
+def test_buffers_that_are_saved_are_weights_too(tmp_path: Path) -> None:
+    """How GLM-4's experts are chosen is a buffer: without it log-probabilities are those of another model, and a saved
+    model cannot be loaded."""
     shape = {**SHAPE, "moe_intermediate_size": 32, "n_routed_experts": 8, "num_experts_per_tok": 2}
     config = Glm4MoeConfig(**shape, n_group=1, topk_group=1, n_shared_experts=1, first_k_dense_replace=0)
     torch.manual_seed(0)
@@ -142,3 +147,7 @@ def test_buffers_that_are_saved_are_weights_too() -> None:
     tokens = torch.tensor(trajectory.tokens)
     logp = model(tokens[None], use_cache=False).logits[0].log_softmax(-1)[:-1].gather(1, tokens[1:, None])[:, 0]
     torch.testing.assert_close(drawn, logp[-len(drawn) :].detach(), atol=1e-4, rtol=0)
+    learner = Learner(model, torch.float32, Schedule(OptimizerConfig(), 1, 1, 1, 4096, 0))
+    save_model(learner, TOKENIZER, tmp_path / "saved")
+    again = load_model(ModelConfig(name=str(tmp_path / "saved"), dtype="float32")).state_dict()
+    assert all(torch.equal(again[name], weight) for name, weight in model.state_dict().items())

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from superrl.errors import Diverged, RunError, UserError
+from superrl.errors import Diverged, RunError
 from superrl.records import Stop, Trajectory
-from superrl.sampling.protocol import Prompt, SamplingLimits
+from superrl.sampling.protocol import Prompt, SamplingLimits, room
 from superrl.sampling.stops import decode
 
 if TYPE_CHECKING:
@@ -67,23 +67,6 @@ def asked(prompts: Sequence[Prompt], limits: SamplingLimits, max_length: int) ->
         for budget in [room(prompt, limits, max_length)]
         for sample in range(prompt.n)
     ]
-
-
-def room(prompt: Prompt, limits: SamplingLimits, max_length: int) -> int:
-    """How many tokens may be drawn after a prompt, in a context of `max_length`."""
-    length = len(prompt.tokens)
-    if length == 0:
-        raise UserError("a prompt has no tokens; it needs at least one, such as the model's BOS")
-    if limits.max_new_tokens < 1:
-        raise UserError(f"max_new_tokens must be at least 1, got {limits.max_new_tokens}")
-    assert prompt.drawn < limits.max_new_tokens, "a method's prefix leaves no token to draw"
-    budget = min(limits.max_new_tokens - prompt.drawn, max_length - length)
-    if budget < 1:
-        raise UserError(
-            f"a prompt of {length} tokens leaves no room for a completion in a context of {max_length}; "
-            "shorten or drop it"
-        )
-    return budget
 
 
 def seed_of(key: Sequence[int], sample: int) -> int:

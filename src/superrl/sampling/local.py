@@ -29,7 +29,7 @@ from superrl.models import first_line
 from superrl.records import Stop, Trajectory
 from superrl.sampling.draw import draw
 from superrl.sampling.prefixes import Prefixes
-from superrl.sampling.protocol import Prompt, SamplingLimits
+from superrl.sampling.protocol import Prompt, SamplingLimits, room
 from superrl.sampling.serving import check, serve
 from superrl.sampling.slots import Decode, Piece, Prefill, SlotCache, bucket
 from superrl.sampling.stops import StopStrings, decode
@@ -155,18 +155,7 @@ class LocalSampler:
         return [[self._trajectory(row) for row in group] for group in groups]
 
     def _rows(self, prompt: Prompt, limits: SamplingLimits) -> list[Row]:
-        length = len(prompt.tokens)
-        budget = min(limits.max_new_tokens - prompt.drawn, self.max_length - length)
-        if length == 0:
-            raise UserError("a prompt has no tokens; it needs at least one, such as the model's BOS")
-        if limits.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens must be at least 1, got {limits.max_new_tokens}")
-        assert prompt.drawn < limits.max_new_tokens, "a method's prefix leaves no token to draw"
-        if budget < 1:
-            raise UserError(
-                f"a prompt of {length} tokens leaves no room for a completion in a context of {self.max_length}; "
-                "shorten or drop it"
-            )
+        budget = room(prompt, limits, self.max_length)
         return [Row(prompt, sample, budget) for sample in range(prompt.n)]
 
     def _admit(self, waiting: deque[Row], table: SlotTable) -> None:

@@ -1,8 +1,8 @@
 """What the loop asks of an engine that generates: two verbs, `sample` and `load`.
 
-Engines: `local.py` (in-process, any causal LM of transformers) and, with the `vllm` extra, `vllm.py`
-and `vllm_server.py`. Everything random
-comes from `Prompt.key`, so that a draw depends on neither its neighbours in the batch nor on global state.
+Engines: `local.py` (in-process, any causal LM of transformers) and, with the `vllm` extra, `vllm.py` and
+`vllm_server.py`. Everything random comes from `Prompt.key`, so that a draw depends on neither its neighbours in the
+batch nor on global state.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from superrl.errors import UserError
 from superrl.records import Trajectory
 from superrl.truncation import Truncation
 
@@ -42,6 +43,23 @@ class SamplingLimits:
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     truncation: Truncation | None = None
+
+
+def room(prompt: Prompt, limits: SamplingLimits, max_length: int) -> int:
+    """How many tokens may be drawn after a prompt, in a context of `max_length`; a UserError if none."""
+    length = len(prompt.tokens)
+    if length == 0:
+        raise UserError("a prompt has no tokens; it needs at least one, such as the model's BOS")
+    if limits.max_new_tokens < 1:
+        raise UserError(f"max_new_tokens must be at least 1, got {limits.max_new_tokens}")
+    assert prompt.drawn < limits.max_new_tokens, "a method's prefix leaves no token to draw"
+    budget = min(limits.max_new_tokens - prompt.drawn, max_length - length)
+    if budget < 1:
+        raise UserError(
+            f"a prompt of {length} tokens leaves no room for a completion in a context of {max_length}; "
+            "shorten or drop it"
+        )
+    return budget
 
 
 class Sampler(Protocol):

@@ -35,13 +35,14 @@ def write_shell(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBa
 
 
 def write_weights(folder: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """model.safetensors in `dtype`; every name gets numbers of its own, also where tensors are shared."""
+    """model.safetensors in `dtype` (whole numbers stay what they are); every name gets numbers of its own, also where
+    tensors are shared."""
     from safetensors.torch import save_file
 
     owners: set[int] = set()
     own = {}
     for name, weight in weights.items():
-        cast = weight.detach().to("cpu", dtype).contiguous()
+        cast = weight.detach().to("cpu", dtype if weight.is_floating_point() else None).contiguous()
         own[name] = cast.clone() if cast.data_ptr() in owners else cast
         owners.add(cast.data_ptr())
     save_file(own, folder / WEIGHTS, metadata={"format": "pt"})

@@ -7,7 +7,7 @@ they are (the best this machine does). Floors: all linear layers of the model on
 as a pass must do them: at `--slots` rows for one decode step, and forward with both backward products at as many rows
 as the training step has tokens. Decode: a step of the in-process sampler at `--slots` rows (deterministic in float32,
 fast else, as in a run), prefill taken off by difference. Training: `Learner.step` on 4 groups of 4 completions of 96
-tokens on 32-token prompts, AdamW included, under deterministic algorithms as in a run. The share is floor over
+tokens on 32-token prompts, AdamW included, under the process's settings as in a run. The share is floor over
 measured; of the best products' rate it is that of 2 (training: 6) floating-point operations a weight and row.
 Attention's products are in the measured times and in no floor. Then a profile of each: the operators that take most
 CPU time themselves (torch.profiler).
@@ -37,6 +37,7 @@ from superrl.learner.learner import Learner, Schedule
 from superrl.methods import build
 from superrl.methods.hooks import Limits
 from superrl.models import no_dropout
+from superrl.process import settled
 from superrl.records import Group, Problem, Score, Trajectory
 from superrl.sampling.local import LocalSampler
 from superrl.sampling.protocol import Prompt, SamplingLimits
@@ -183,10 +184,10 @@ def training(model: PreTrainedModel, dtype: torch.dtype, options: argparse.Names
     def step() -> Any:
         return learner.step([update], method, version=0)
 
-    torch.use_deterministic_algorithms(True)
-    measured = seconds(step, options.repeats, least=0.0)
-    taken = profiled(step)
-    torch.use_deterministic_algorithms(False)
+    with settled("cpu"):
+        step()  # the heap grows to its size
+        measured = seconds(step, options.repeats, least=0.0)
+        taken = profiled(step)
     weights = [w.detach().to(dtype) for w in weights_of(model)]
     rows = [through] * (len(weights) - 1) + [edges]
     floor = seconds(walk(weights, rows, backward=True), options.repeats)

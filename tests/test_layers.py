@@ -26,6 +26,7 @@ LAYERS = (
         "timing",
         "beside",
         "parallel",
+        "process",
     },
     {"packing", "methods", "data", "rewards", "tasks", "models", "text", "windows", "rotary"},
     {"sampling", "learner", "rollout", "position", "summary"},

@@ -15,9 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
-
-import torch
+from typing import Any
 
 from superrl import checkpoint, models, parallel, persistence, setup, telemetry
 from superrl.beside import beside
@@ -31,6 +29,7 @@ from superrl.metrics import Means, row
 from superrl.opening import Run, Told, divided, keeps_reference, open_folder, open_run
 from superrl.page import page
 from superrl.position import Batch, Position
+from superrl.process import settled
 from superrl.records import Group, Plan, Problem, StepRecord
 from superrl.report import Listener, Silent
 from superrl.saving import keep_classifier, keep_reference, rescue, save
@@ -58,22 +57,17 @@ def train(
         progress.note(f"run folder: {folder.path}")
         session = world.together(lambda: setup.build(recipe, Given(reward, problems), progress.note, folder.path))
         trackers: list[Tracker] = []
-        before, fills = torch.get_deterministic_debug_mode(), cast(Any, torch.utils.deterministic)
-        filled = fills.fill_uninitialized_memory
         try:
-            torch.use_deterministic_algorithms(True, warn_only=session.model.device.type != "cpu")
-            fills.fill_uninitialized_memory = False  # a debugging aid, at 4 % of a learner's step
-            names = recipe.log.trackers if world.rank == 0 else []
-            trackers = world.together(lambda: open_trackers(names, folder.path, recipe.dump()))
-            run, position = open_run(divided(session, world), folder, progress, signals, trackers, resume, world)
-            try:
-                world.together(lambda: folder.write_recipe(recipe))
-                _run_stages(run, position)
-            finally:
-                run.sampler.close()
+            with settled(session.model.device.type):
+                names = recipe.log.trackers if world.rank == 0 else []
+                trackers = world.together(lambda: open_trackers(names, folder.path, recipe.dump()))
+                run, position = open_run(divided(session, world), folder, progress, signals, trackers, resume, world)
+                try:
+                    world.together(lambda: folder.write_recipe(recipe))
+                    _run_stages(run, position)
+                finally:
+                    run.sampler.close()
         finally:
-            torch.set_deterministic_debug_mode(before)
-            fills.fill_uninitialized_memory = filled
             session.close()
             for tracker in trackers:
                 tracker.close()

@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from superrl.learner.forward import token_logprobs
-from superrl.learner.serving import choose_packer
+from superrl.learner.probe import choose_packer
 from superrl.models import no_dropout
 from superrl.packing import rows
 from superrl.packing.pack import Packer

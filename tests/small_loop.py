@@ -87,10 +87,11 @@ class Loop:
     def step(self) -> list[Group]:
         """One whole step; its groups."""
         groups, plan = self.planned()
+        own = {**self.method.asked(self.state), **plan.metrics}
         means = self.learner.step(plan.updates, self.method, version=self.number)
         self.number += 1
         told = of_groups(groups) | of_decisions(groups, plan.decisions) | of_learner(means, ("pg", "sft"))
-        metrics = row({**told, **{f"method/{k}": v for k, v in plan.metrics.items()}, "step": self.number})
+        metrics = row({**told, **{f"method/{k}": v for k, v in own.items()}, "step": self.number})
         record = StepRecord(self.number, numbers(metrics), plan.decisions)
         self.state = json.loads(json.dumps(self.method.after_step(record, groups, self.state)))
         return groups

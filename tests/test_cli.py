@@ -9,6 +9,7 @@ import pytest
 from superrl import arguments, cli, exits
 from superrl.config import PromptConfig, shipped
 from superrl.errors import Interrupted, RunError, UserError
+from superrl.truncation import Truncation
 
 RECIPE = """
 data: {train: "tasks:chain"}
@@ -35,6 +36,11 @@ NOWHERE = ("--out", "/dev/null/out")
         (["eval", "tiny", "data.jsonl", "--reward", "{weight: 1}"], "must be a reward's name"),
         (["eval", "tiny", "data.jsonl", "--prompt", "no slot"], "template must contain {prompt}"),
         (["eval", "tiny", "data.jsonl", "--prompt", "{system: x, tempalte: y}"], "did you mean 'template'?"),
+        (["eval", "tiny", "data.jsonl", "--truncation", "0.9"], "--truncation '0.9' must be a mapping"),
+        (["eval", "tiny", "data.jsonl", "--truncation", "{topp: 0.9}"], "did you mean 'top_p'?"),
+        (["eval", "tiny", "data.jsonl", "--truncation", "{top_k: 0}"], "--truncation: top_k: input should be greater"),
+        (["eval", "tiny", "data.jsonl", "--truncation", "{}"], "--truncation: name at least one of top_k, top_p"),
+        (["eval", "tiny", "data.jsonl", "--truncation", "{top_p: 0.9}"], "changes nothing at temperature 0"),
         (["eval", "tiny", "data.jsonl", "--out", "/nowhere/figures.json"], "cannot write /nowhere/figures.json"),
         (["train", "no-such-recipe"], "no recipe 'no-such-recipe'"),
         (["train", "nowhere.yaml"], "cannot read the recipe nowhere.yaml"),
@@ -143,6 +149,8 @@ def test_rewards_and_prompts_may_be_short_or_yaml() -> None:
     assert arguments.reward_of("[math, {name: qa}]") == [{"name": "math"}, {"name": "qa"}]
     assert arguments.prompt_of("Q: {prompt}\nA:") == PromptConfig(template="Q: {prompt}\nA:")
     assert arguments.prompt_of("{prompt}") == PromptConfig()
+    assert arguments.truncation_of(None) is None
+    assert arguments.truncation_of("{top_k: 20, top_p: 0.95}") == Truncation(top_k=20, top_p=0.95)
     assert arguments.prompt_of("{system: Be brief., chat: always}") == PromptConfig(system="Be brief.", chat="always")
 
 

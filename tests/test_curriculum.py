@@ -93,6 +93,13 @@ def test_only_pivots_are_drawn_and_they_are_looked_for_again(model: Path, tmp_pa
         assert visited[step] <= varied
 
 
+def test_pivots_are_looked_for_under_the_stage_s_truncation(model: Path, tmp_path: Path) -> None:
+    pivots = {"rollouts": 6, "below": 2.0}
+    settings = {"pivots": pivots, "order": "shuffled", "refill": None, "truncation": {"top_k": 1, "biased": True}}
+    with pytest.raises(UserError, match=r"none of \d+ problems .* \(\d+ all alike, 0 at 2 or above\)"):
+        train(curriculum(model, srl=settings), tmp_path / "run")
+
+
 def test_a_context_may_be_bounded(model: Path, tmp_path: Path) -> None:
     """Whatever a rollout writes: prompt and completion together stay within it."""
     whole = setup.build(curriculum(model)).stages[1]

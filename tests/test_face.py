@@ -8,6 +8,7 @@ import pytest
 
 import superrl
 from small_runs import letters, recipe, rows, small_model
+from superrl import cli
 from superrl.errors import UserError
 from superrl.face import as_problems
 
@@ -104,7 +105,29 @@ def test_a_mapping_takes_no_overrides() -> None:
         superrl.train({}, overrides=["seed=1"])
 
 
-@pytest.mark.parametrize("options", [{"k": 2}, {"limit": 0}, {"temperature": -1.0}])
+def test_an_evaluation_may_be_truncated_from_both_faces(model: Path, tmp_path: Path) -> None:
+    """Of the likeliest token alone every draw is the greedy one."""
+    task, settings = "tasks:chain?ops=1&n=12", {"max_new_tokens": 6, "reward": letters}
+    greedy, free, cut = (
+        superrl.evaluate(model, task, **settings, **options)
+        for options in ({}, {"temperature": 1.0}, {"temperature": 1.0, "truncation": {"top_k": 1}})
+    )
+    assert [found["truncation"] for found in (greedy, free, cut)] == [None, None, {"top_k": 1}]
+    told = {"temperature", "truncation"}
+    assert {key: cut[key] for key in cut.keys() - told} == {key: greedy[key] for key in greedy.keys() - told}
+
+    def rewarded(*options: str) -> float:
+        line = ["eval", str(model), task, "--max-new-tokens", "6", "--reward", "python:small_runs.letters", *options]
+        assert cli.run([*line, "--temperature", "1", "--out", str(tmp_path / "figures.json")]) == 0
+        return float(json.loads((tmp_path / "figures.json").read_text())["reward"])
+
+    assert rewarded() == free["reward"] != greedy["reward"]
+    assert rewarded("--truncation", "{top_k: 1}") == greedy["reward"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"k": 2}, {"limit": 0}, {"temperature": -1.0}, {"truncation": {"top_p": 0.9}}, {"truncation": 0.9}]
+)
 def test_evaluate_refuses_what_a_recipe_would(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"^evaluate: "):
         superrl.evaluate("tiny", "tasks:chain", **options)

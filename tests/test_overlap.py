@@ -3,15 +3,18 @@
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from small_runs import Ends, differences, letters, recipe, rows, run, small_model
-from superrl import checkpoint, training
+from small_runs import TASK, Ends, differences, letters, recipe, rows, run, small_model
+from superrl import checkpoint, models, training
 from superrl.beside import beside
 from superrl.config import Recipe
 from superrl.errors import Interrupted, UserError
@@ -22,6 +25,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "superrl": {"steps": 4},
     "refill": {"steps": 4, "method": {"name": "grpo"}, "refill": REFILL},
     "mini-batches": {"steps": 3, "mini_batches": 2},
+    "hints": {"steps": 3, "method": {"name": "uft", "hint_steps": 2}},
 }
 
 
@@ -30,8 +34,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_model(tmp_path_factory.mktemp("model"))
 
 
-def variant(model: Path, name: str, **keys: Any) -> Recipe:
-    return recipe(model, {"staleness": 1, **VARIANTS[name]}, **keys)
+def variant(model: Path, name: str, stage: Mapping[str, Any] | None = None, **keys: Any) -> Recipe:
+    return recipe(model, {"staleness": 1, **VARIANTS[name], **(stage or {})}, **keys)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -81,6 +85,61 @@ def test_a_checkpoint_holds_the_batch_that_was_rolled_out_ahead(model: Path, tmp
         for path in checkpoint.steps(folder / "checkpoints")
     ]  # fmt: skip
     assert ahead == [{0}, {1}, {2}, None], "after the last step there is nothing to come"
+
+
+class Slow(Silent):
+    """Outside the main thread the first tokens and the first reward take their time; may stop the run after a step."""
+
+    def __init__(self, stops: bool = False) -> None:
+        self.stops = stops
+        self.waits = {"tokens": 0.5, "reward": 0.4}
+
+    def wait(self, what: str) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(self.waits.pop(what, 0.0))
+
+    def step(self, row: Any, timing: Any) -> None:
+        if self.stops:
+            raise Interrupted(signal.SIGINT)
+
+    def tokens(self, k: int) -> None:
+        self.wait("tokens")
+
+    def letters(self, completions: Sequence[str], **columns: Any) -> list[float]:
+        self.wait("reward")
+        return letters(completions)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_step_s_seconds_are_those_of_its_own_batch(stops: bool, model: Path, tmp_path: Path) -> None:
+    """The second step's batch is the first that is drawn outside the main thread; also where a checkpoint held it."""
+    settings, slow = variant(model, "superrl"), Slow(stops)
+    if stops:
+        with pytest.raises(Interrupted):
+            run(settings, tmp_path / "run", slow, reward=slow.letters)
+    folder = run(settings, tmp_path / "run", None if stops else slow, resume=stops, reward=slow.letters)
+    timing = rows(folder, "timing.jsonl")
+    for phase, least in (("time/rollout", 0.5), ("time/reward", 0.4)):
+        second, others = timing[1][phase], [row[phase] for row in timing if row["step"] != 2]
+        assert second >= least and second > max(others)
+    for row, metrics in zip(timing, rows(folder), strict=True):
+        drawn = row["tokens_per_second/generated"] * row["time/rollout"]
+        assert drawn == pytest.approx(metrics["tokens/generated"], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("method", "metric", "asked"),
+    [
+        ({"name": "uft", "hint_steps": 3, "high": 0.9, "low": 0.1}, "hint_probability", [0.7, 0.7, 0.3, 0.1]),
+        ({"name": "prefix-rft", "schedule_steps": 3, "high": 0.9, "low_to": 0.1}, "prefix_low", [0.9, 0.9, 0.7, 0.3]),
+    ],
+)
+def test_a_row_tells_what_its_own_rollouts_were_asked_for_with(
+    method: dict[str, Any], metric: str, asked: list[float], model: Path, tmp_path: Path
+) -> None:
+    """0.5 + 0.4 cos(pi t / 3); the second step's are asked for before the first has been learnt from."""
+    folder = run(variant(model, "superrl", stage={"method": method}), tmp_path / "run")
+    assert [row[f"method/{metric}"] for row in rows(folder)] == pytest.approx(asked)
 
 
 def test_the_first_steps_of_a_stage_are_of_that_stage(model: Path, tmp_path: Path) -> None:
@@ -156,3 +215,28 @@ def test_a_reward_that_fails_beside_the_training_costs_no_step(model: Path, tmp_
 def test_a_method_that_switches_before_the_rollouts_does_not_roll_out_ahead(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"stages\.0\.staleness: sasr decides before the rollouts"):
         run(recipe(model, {"staleness": 1, "method": {"name": "sasr"}}), tmp_path / "run")
+
+
+def test_a_reward_model_is_loaded_before_anything_goes_on_beside_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading sets torch's default type for a moment, under which the training would go on."""
+    judge, threads = tmp_path / "judge", []
+    small_model(judge)
+    config = AutoConfig.from_pretrained(judge, num_labels=1)
+    AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).save_pretrained(judge)
+    load = models.load_classifier
+
+    def seen(location: str, dtype: str) -> Any:
+        threads.append(threading.current_thread())
+        return load(location, dtype)
+
+    monkeypatch.setattr(models, "load_classifier", seen)
+    held = {"reward": [{"name": "model", "path": str(judge), "dtype": "bfloat16"}], "method": {"name": "grpo"}}
+    bare = {"train": f"{TASK}&n=12&demos=0", "test": f"{TASK}&n=2"}  # demonstrations would be scored at the start
+    stage, evaluation = {"staleness": 1, "steps": 3, **held}, {"every": 0, "reward": "exact"}
+    settings = recipe(model, stage, data=bare, evaluation=evaluation)
+    with pytest.raises(Interrupted):
+        run(settings, tmp_path / "run", Ends(1, by=signal.SIGTERM, kind="step"), reward=None)
+    run(settings, tmp_path / "run", resume=True, reward=None)
+    assert threads == [threading.main_thread()] * 2, "also where a checkpoint held the first batch"

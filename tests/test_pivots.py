@@ -182,6 +182,7 @@ def model(tmp_path_factory) -> Path:
 
 
 STEPS = f"steps:{TASK}&n=12"
+CUT = ["--truncation", "{top_k: 5}"]
 SETTINGS = ["--reward", "{name: step_similarity}", "--max-new-tokens", "6", "--rollouts", "4"]
 
 
@@ -218,21 +219,29 @@ def test_a_profile_is_kept_on_disk_until_weights_data_or_settings_change(model, 
     assert profiled() == first and len(calls) == 1
     profiled("--below", "0.8")
     assert len(calls) == 1, "which to keep is decided afterwards"
-    for changed, more in enumerate((["--seed", "1"], ["--rollouts", "5"], ["--temperature", "0.8"]), start=2):
+    for changed, more in enumerate((["--seed", "1"], ["--rollouts", "5"], ["--temperature", "0.8"], CUT), start=2):
         profiled(*more)
         assert len(calls) == changed
     profiled(source=STEPS.replace("n=12", "n=11"))
-    assert len(calls) == 5
+    assert len(calls) == 6
     other = small_model(tmp_path / "other")
     profiled(name=other)
-    assert len(calls) == 5, "the same weights elsewhere are the same"
+    assert len(calls) == 6, "the same weights elsewhere are the same"
     from safetensors.torch import load_file, save_file
 
     weights = load_file(other / "model.safetensors")
     weights["model.norm.weight"] = weights["model.norm.weight"] + torch.tensor(0.5)
     save_file(weights, other / "model.safetensors", {"format": "pt"})
     profiled(name=other)
-    assert len(calls) == 6
+    assert len(calls) == 7
+
+
+def test_a_profile_may_be_truncated_as_a_stage_is(model, tmp_path, capsys):
+    line = ["profile", str(model), STEPS, "--out", str(tmp_path / "k.jsonl"), *SETTINGS, "--below", "2"]
+    assert cli.run([*line, *CUT]) == 0
+    capsys.readouterr()
+    assert cli.run([*line, "--truncation", "{top_k: 1}"]) == 2
+    assert "is kept (24 all alike, 0 at 2 or above)" in capsys.readouterr().err, "one token to draw from: greedy"
 
 
 def test_when_none_is_kept_nothing_is_written_but_the_report(model, tmp_path, capsys):
@@ -261,6 +270,7 @@ def test_the_rows_that_are_profiled_are_not_written_over(model, tmp_path, capsys
         (["--out", "kept.csv"], "must end in .jsonl"),
         (["--rollouts", "1"], "--rollouts"),
         (["--temperature", "0"], "--temperature"),
+        (["--truncation", "{top_p: 2}"], "--truncation: top_p: input should be less than"),
         (["--report", "/nowhere/r"], "cannot write /nowhere/r"),
     ],
 )

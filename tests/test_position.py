@@ -7,7 +7,7 @@ from datetime import date
 import pytest
 
 from superrl.errors import UserError
-from superrl.position import Position, restore
+from superrl.position import Batch, Position, restore
 from superrl.records import Demonstration, Group, Problem, Score, Trajectory
 
 ROLLOUT = Trajectory(
@@ -32,6 +32,8 @@ def test_a_position_survives_json() -> None:
     position = Position(1, 2, 3, cursor=9, best=0.1, method_state={"p": [1, 2]}, carried=(carried,), lengths={"a": 1})
     assert restore(json.loads(json.dumps(position.dump())), [DATA]) == position
     assert restore(json.loads(json.dumps(Position().dump())), []) == Position()
+    ahead = Batch((carried,), (carried,), 4, (), {"hint_probability": 0.1 + 0.2}, {"rollout": 1 / 3, "reward": 0.0})
+    assert restore(json.loads(json.dumps(replace(position, ahead=ahead).dump())), [DATA]).ahead == ahead
     old = Position().dump()
     del old["ahead"]
     assert restore(old, []) == Position(), "a checkpoint of before"

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from small_runs import TASK, Ends, Killed, checkpoints, differences, letters, recipe, rows, run, small_model
-from superrl import checkpoint, cli
-from superrl.config import Recipe, load
+from superrl import checkpoint, cli, models
+from superrl.config import ModelConfig, Recipe, load
 from superrl.errors import Interrupted, RunError, UserError
 from superrl.metrics import METRIC_KEYS
 
@@ -166,6 +166,41 @@ def test_where_every_checkpoint_is_damaged_nothing_is_touched(model: Path, tmp_p
     with pytest.raises(RunError, match=r"none of the checkpoints in .* is whole, and nothing was changed"):
         run(settings, folder, resume=True)
     assert before == (rows(folder), [path.name for path in checkpoints(folder)])
+
+
+def test_adapters_of_an_earlier_superrl_are_refused_and_nothing_is_touched(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their folders held the merged model, and the adapters among the trainer's tensors. It may be trained on."""
+    named = {"name": str(model), "dtype": "float32", "lora": {"rank": 2}}
+    settings = recipe(model, {**SFT, "steps": 3}, model=named, evaluation={"every": 0}, checkpoint={"every": 1})
+    with pytest.raises(Interrupted):
+        run(settings, tmp_path / "run", Ends(1, signal.SIGTERM, "step"))
+    (path,) = checkpoints(tmp_path / "run")
+    new, state = tmp_path / "new", json.loads((path / "trainer.json").read_text())
+    path.rename(new)
+
+    def fill(old: Path) -> None:
+        models.load_model(ModelConfig(name=str(new))).save_pretrained(old)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(new / file, old / file)
+        tensors = load_file(new / "trainer.safetensors")
+        adapters = {f"adapter/{name}": one for name, one in load_file(new / "adapter_model.safetensors").items()}
+        save_file({**tensors, **adapters}, old / "trainer.safetensors")
+
+    checkpoint.write(path.parent, 1, fill, state)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2}\n')
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("metrics.jsonl", "config.yaml")}
+    capsys.readouterr()
+    assert cli.run(["train", "--out", str(tmp_path / "run"), "--resume"]) == 2
+    err = capsys.readouterr().err
+    told = err.strip().splitlines()[-1]
+    assert told.startswith(f"superrl: --resume: {path} has no adapter_model.safetensors") and told in err
+    assert told.endswith(f"start a new run with model.name: {path}")
+    assert before == {name: (tmp_path / "run" / name).read_bytes() for name in before}
+    onward = {**named, "name": str(path)}
+    assert len(rows(run(recipe(model, SFT, model=onward, evaluation={"every": 0}), tmp_path / "onward"))) == 2
 
 
 def test_killed_before_the_first_checkpoint_it_starts_anew_and_says_so(model: Path, tmp_path: Path) -> None:

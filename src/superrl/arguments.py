@@ -1,4 +1,4 @@
-"""What the command line's texts stand for: a reward, a template, a plan; and whether a file can be written.
+"""What the command line's texts stand for: a reward, a template, a truncation, a plan; whether a file can be written.
 
 Whatever is wrong with one is a UserError that names the option. Leaves out the commands (`cli`). Imports what it needs
 when it is asked, so that `superrl --help` starts no torch.
@@ -16,6 +16,7 @@ from superrl.errors import UserError
 if TYPE_CHECKING:
     from superrl.comparison.plan import ComparisonConfig
     from superrl.config import PromptConfig
+    from superrl.truncation import Truncation
 
 
 def plan_of(
@@ -75,6 +76,24 @@ def prompt_of(text: str | None) -> PromptConfig | None:
         return PromptConfig.model_validate(yaml_of("--prompt", text) if is_mapping else {"template": text})
     except ValidationError as error:
         raise UserError(explain(error, PromptConfig, "--prompt")) from None
+
+
+def truncation_of(text: str | None) -> Truncation | None:
+    """`{top_p: 0.95}`, as a recipe's evaluation would hold it."""
+    if text is None:
+        return None
+    from pydantic import ValidationError
+
+    from superrl.complaint import explain
+    from superrl.truncation import Truncation
+
+    value = yaml_of("--truncation", text)
+    if not isinstance(value, dict):
+        raise UserError(f"--truncation {text!r} must be a mapping such as '{{top_p: 0.95}}'")
+    try:
+        return Truncation.model_validate(value)
+    except ValidationError as error:
+        raise UserError(explain(error, Truncation, "--truncation")) from None
 
 
 def check_writable(path: Path) -> None:

@@ -16,13 +16,15 @@ from typing import Annotated, Any
 
 import typer
 
-from superrl.arguments import check_writable, plan_of, prompt_of, reward_of, yaml_of
+from superrl.arguments import check_writable, plan_of, prompt_of, reward_of, truncation_of, yaml_of
 from superrl.errors import UserError
 from superrl.exits import explain, run_folder, told_elsewhere
 from superrl.parallel import rank, restarts
 
 DEFAULT = "default"
 """The recipe of `superrl train` without an argument."""
+CUTS = "draw likely tokens only, YAML: '{top_k: 20, top_p: 0.95, min_p: 0.05}'"
+"""What --truncation is for."""
 GRACE = 2.0
 """Seconds that the first of several processes has to tell what happened: torchrun ends all when one has left."""
 
@@ -79,6 +81,7 @@ def evaluate(
     data: Annotated[str, typer.Argument(help="tasks:NAME, a .jsonl or .parquet file, a preset or hf:ID")],
     k: Annotated[int, typer.Option("--k", min=1, help="samples a problem")] = 1,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy")] = 0.0,
+    truncation: Annotated[str | None, typer.Option(help=CUTS)] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="first so many problems")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="default: what the data bring")] = None,
     out: Annotated[Path | None, typer.Option(help="write the figures to this JSON file, too")] = None,
@@ -87,7 +90,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Measure a model's accuracy and pass@k. With a 95 % interval, on data of any kind superrl reads."""
-    rewards, template = reward_of(reward), prompt_of(prompt)
+    rewards, template, cuts = reward_of(reward), prompt_of(prompt), truncation_of(truncation)
     if out is not None:
         check_writable(out)
 
@@ -97,8 +100,8 @@ def evaluate(
     with Progress() as progress:
         progress.phase("evaluating")
         figures = evaluate_model(
-            model, data, k=k, temperature=temperature, limit=limit, max_new_tokens=max_new_tokens, reward=rewards,
-            prompt=template, seed=seed, heard=progress.tokens,
+            model, data, k=k, temperature=temperature, truncation=cuts, limit=limit, max_new_tokens=max_new_tokens,
+            reward=rewards, prompt=template, seed=seed, heard=progress.tokens,
         )  # fmt: skip
     typer.echo(_figures(figures))
     if "by" in figures:
@@ -308,6 +311,7 @@ def profile(
     report: Annotated[Path | None, typer.Option(help="write id, mean, variance, kept of every problem here")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="first so many problems")] = None,
     temperature: Annotated[float, typer.Option(min=0.01)] = 1.0,
+    truncation: Annotated[str | None, typer.Option(help=CUTS)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="default: what the data bring")] = None,
     max_context: Annotated[int | None, typer.Option(min=1, help="leave out what is longer, reply included")] = None,
     reward: Annotated[str | None, typer.Option(help="a reward's name, or its YAML: '{name: step_similarity}'")] = None,
@@ -315,7 +319,7 @@ def profile(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Keep the problems a model can learn from. Those whose rollouts differ in reward, and are not yet good."""
-    rewards, template = reward_of(reward), prompt_of(prompt)
+    rewards, template, cuts = reward_of(reward), prompt_of(prompt), truncation_of(truncation)
     if report is not None:
         check_writable(report)
 
@@ -328,8 +332,8 @@ def profile(
         progress.phase("profiling")
         found = pivots.profile_model(
             model, data, out, rollouts=rollouts, below=below, report=report, limit=limit, temperature=temperature,
-            max_new_tokens=max_new_tokens, max_context=max_context, reward=rewards, prompt=template, seed=seed,
-            heard=progress.tokens,
+            truncation=cuts, max_new_tokens=max_new_tokens, max_context=max_context, reward=rewards, prompt=template,
+            seed=seed, heard=progress.tokens,
         )  # fmt: skip
     typer.echo(found)
 

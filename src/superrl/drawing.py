@@ -24,9 +24,9 @@ ROLLOUT = 0
 """The purpose in a rollout's seed keys: (seed, ROLLOUT, stage, step, attempt, problem, occurrence)."""
 
 
-def collect(run: Run, stage: Stage, position: Position, clock: Clock, heard: Listener) -> Batch:
+def collect(run: Run, stage: Stage, position: Position, heard: Listener) -> Batch:
     """What the step at `position` learns from; `heard` hears how many tokens were drawn."""
-    config, method, cursor = stage.config, stage.method, position.cursor
+    config, method, cursor, clock = stage.config, stage.method, position.cursor, Clock()
     drawn: list[Group] = []
     with clock("rollout"):
         among = _pool(run, stage, position, heard)
@@ -53,13 +53,17 @@ def collect(run: Run, stage: Stage, position: Position, clock: Clock, heard: Lis
         drawn.extend(groups)
         return groups
 
+    def batch(groups: Sequence[Group], carried: tuple[Group, ...]) -> Batch:
+        asked = method.asked(position.method_state) if method.rolls_out else {}
+        seconds = {phase: clock.seconds[phase] for phase in ("rollout", "reward")}
+        return Batch(tuple(groups), tuple(drawn), cursor, carried, asked, seconds)
+
     if config.refill is None or not method.rolls_out:
-        groups = draw(config.prompts_per_step, 0)
-        return Batch(tuple(groups), tuple(drawn), cursor, position.carried)
+        return batch(draw(config.prompts_per_step, 0), position.carried)
     keep = config.refill.keep or method.refill_keeps
     exact = config.order == "shuffled"
     filled = refill(draw, config.prompts_per_step, config.refill, keep, position.carried, exact=exact)
-    return Batch(filled.groups, tuple(drawn), cursor, filled.carried)
+    return batch(filled.groups, filled.carried)
 
 
 def _pool(run: Run, stage: Stage, position: Position, heard: Listener) -> Sequence[int]:

@@ -151,6 +151,7 @@ def evaluate_model(
     *,
     k: int = 1,
     temperature: float = 0.0,
+    truncation: Any = None,
     limit: int | None = None,
     max_new_tokens: int | None = None,
     reward: Any = None,
@@ -161,7 +162,7 @@ def evaluate_model(
     """`superrl eval`: a model on one source of data, by the reward, prompt and length given, else the data's own.
 
     A run folder stands for its newest checkpoint and is evaluated as the run evaluates: its last stage's settings come
-    before the data's. `reward` is a recipe's mapping or a Python function.
+    before the data's. `reward` is a recipe's mapping or a Python function, `truncation` a recipe's mapping.
     """
     from superrl import engine, models, setup
 
@@ -172,6 +173,7 @@ def evaluate_model(
             k=k,
             limit=limit,
             temperature=temperature,
+            truncation=truncation,
             max_new_tokens=max_new_tokens,
             prompt=prompt,
             reward=None if function else reward,
@@ -187,7 +189,8 @@ def evaluate_model(
         )
         sampler.load(dict(named_weights(workshop.model)), version=0)
         row = evaluate(wanted.groups, wanted.environment, sampler, k=k, seed=seed, heard=heard)
-    return {"model": model, "data": data, "temperature": temperature, "seed": seed, **row}
+    cut = None if settings.truncation is None else settings.truncation.model_dump(exclude_none=True)
+    return {"model": model, "data": data, "temperature": temperature, "truncation": cut, "seed": seed, **row}
 
 
 def _last_stage(model: str) -> StageConfig | None:

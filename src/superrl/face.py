@@ -62,7 +62,7 @@ def train(
 def evaluate(model: str | Path, data: str, **options: Any) -> dict[str, Any]:
     """Accuracy and pass@k of a model, a model folder or a run folder on one source of data (`superrl eval`).
 
-    Options: k, temperature, limit, max_new_tokens, reward, prompt, seed.
+    Options: k, temperature, truncation, limit, max_new_tokens, reward, prompt, seed.
     """
     return evaluate_model(str(model), data, **options)
 

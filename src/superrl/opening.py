@@ -116,6 +116,8 @@ def open_run(
     position = restore(saved.state["position"], stage.groups) if saved else Position()
     if saved and saved.state["data"] != stage.digest:
         raise UserError(f"--resume: the data of stage {stage.name} are not those of the run in {folder.path}")
+    if saved and session.recipe.model.lora:
+        persistence.check_adapters(saved.path)
     inside = position.stage_step > 0
     kept = inside and keeps_reference(stage)
     reference = world.first(lambda: persistence.find_reference(folder, position)) if kept else None

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from superrl import checkpoint, models
-from superrl.errors import RunError
+from superrl.errors import RunError, UserError
 from superrl.learner.learner import Learner, Progress
 from superrl.learner.sharding import placed, whole
 from superrl.position import Position
@@ -172,6 +172,15 @@ def _padding(tokenizer: PreTrainedTokenizerBase, declared: Iterable[int | list[i
     special = sorted(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
     known = [tokenizer.pad_token_id, tokenizer.unk_token_id, *special]
     return next((token for token in known if token is not None and token not in ends), None)
+
+
+def check_adapters(path: Path) -> None:
+    """A checkpoint without a file of adapters was written with them merged: it is a model, and no run goes on there."""
+    if not (path / ADAPTERS).is_file():
+        raise UserError(
+            f"--resume: {path} has no {ADAPTERS}, so an earlier version of superrl wrote it, with the adapters merged "
+            f"into the model: start a new run with model.name: {path}"
+        )
 
 
 def load_weights(learner: Learner, path: Path) -> None:

@@ -29,6 +29,7 @@ from superrl.rewards.base import digest
 from superrl.rewards.cache import cache_folder
 from superrl.rollout import Environment, Listener, keyed, roll_out, score
 from superrl.sampling.protocol import Sampler
+from superrl.truncation import Truncation
 
 PURPOSE = 2
 """In the seed keys of these rollouts (training has 0, evaluation 1): (seed, PURPOSE, *visit, problem, occurrence)."""
@@ -189,6 +190,7 @@ def profile_model(
     report: Path | None = None,
     limit: int | None = None,
     temperature: float = 1.0,
+    truncation: Truncation | None = None,
     max_new_tokens: int | None = None,
     max_context: int | None = None,
     reward: Any = None,
@@ -213,6 +215,7 @@ def profile_model(
         max_new_tokens=max_new_tokens,
         stop=(),
         temperature=temperature,
+        truncation=truncation,
         where="profile",
     )
     with environment.reward:
@@ -268,7 +271,9 @@ def _kept_in(groups: Sequence[Group], environment: Environment, settings: Sequen
         return None
     problems = [group.problem for group in groups]
     read = [[p.id, environment.reward.reads(p)] for p in problems]
+    cut = environment.limits.truncation
     limits = [environment.limits.max_new_tokens, environment.limits.stop, environment.temperature]
+    limits += [] if cut is None else [cut.model_dump()]
     told = [fingerprint, read, environment.renderer.contexts(problems), limits, settings]
     return cache_folder() / FOLDER / f"{digest(told)}.json"
 

@@ -17,13 +17,16 @@ from superrl.records import Group, Score, State, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one step learns from: its scored `groups`, all groups that were `drawn` for it, and where the draws left the
-    stage's order of problems (`cursor`) and dynamic sampling (`carried`)."""
+    """What one step learns from: its scored `groups`, all groups that were `drawn` for it, where the draws left the
+    stage's order of problems (`cursor`) and dynamic sampling (`carried`), what the method tells of its requests
+    (`asked`), and the wall-clock `seconds` by phase that it took."""
 
     groups: tuple[Group, ...]
     drawn: tuple[Group, ...]
     cursor: int
     carried: tuple[Group, ...] = ()
+    asked: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ class Position:
             "drawn": [_dumped(group) for group in self.ahead.drawn],
             "cursor": self.ahead.cursor,
             "carried": [_dumped(group) for group in self.ahead.carried],
+            "asked": dict(self.ahead.asked),
+            "seconds": dict(self.ahead.seconds),
         }
         return {**plain, "carried": [_dumped(group) for group in self.carried], "ahead": ahead}
 
@@ -108,7 +113,10 @@ def restore(values: Mapping[str, Any], groups: Iterable[Group]) -> Position:
     def of(entries: Iterable[Mapping[str, Any]]) -> tuple[Group, ...]:
         return tuple(_group(entry, known) for entry in entries)
 
-    batch = ahead and Batch(of(ahead["groups"]), of(ahead["drawn"]), ahead["cursor"], of(ahead["carried"]))
+    batch = ahead and Batch(
+        of(ahead["groups"]), of(ahead["drawn"]), ahead["cursor"], of(ahead["carried"]),
+        ahead.get("asked", {}), ahead.get("seconds", {}),
+    )  # fmt: skip
     return Position(**{**values, "carried": of(values["carried"]), "ahead": batch})
 
 

@@ -27,6 +27,11 @@ class Clock:
         finally:
             self.seconds[phase] += time.perf_counter() - before
 
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add seconds by phase that another clock told."""
+        for phase, spent in seconds.items():
+            self.seconds[phase] += spent
+
     def row(self, step: int, stage: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """A line of timing.jsonl."""
         whole = time.perf_counter() - self.started

@@ -98,6 +98,8 @@ def _run_stages(run: Run, position: Position) -> None:
                 continue  # a stage of no steps costs nothing: `from: best` keeps the best model
             position = _enter(run, stage, position)
             _agree_on_weights(run, stage)
+            if stage.config.staleness and stage.config.steps:
+                run.world.together(stage.environment.reward.open)  # rewards are asked beside the training
             while not _finished(run, stage, position := _look(run, stage, position)):
                 position, told = train_step(run, stage, position)
                 position = replace(position, seconds=run.world.first(lambda: time.monotonic() - started))
@@ -126,17 +128,18 @@ def train_step(run: Run, stage: Stage, position: Position) -> tuple[Position, To
     """One step of the loop: where the run stands after it, and what there is to tell."""
     clock = Clock()
     run.progress.phase("rolling out", stage.config.prompts_per_step * stage.config.group_size)
-    batch = position.ahead or collect(run, stage, position, clock, run.heard)
+    batch = position.ahead or collect(run, stage, position, run.heard)
+    clock.add(batch.seconds)
     stage.method.check_drawn(batch.drawn, position.method_state)
     run.progress.phase("training", len(batch.groups))
-    with beside(_rolls_ahead(run, stage, position.after(batch), clock)) as ahead:
+    with beside(_rolls_ahead(run, stage, position.after(batch))) as ahead:
         with clock("train"):
             groups, plan, means = learn(run, stage, position, batch.groups)
         following, failed = ahead()
     position = replace(position.after(batch), ahead=following)
     with clock("sync"):
         run.sampler.load(run.learner.weights(), position.step)
-    metrics = row(describe(run, stage, position, groups, batch.drawn, plan, means))
+    metrics = row(describe(run, stage, position, groups, batch, plan, means))
     run.world.same(json.dumps(metrics), f"the metrics of step {position.step}")
     timing = clock.row(position.step, stage.name, metrics)
     shown = telemetry.rollout_rows(groups, plan, run.session.recipe.log.rollouts_per_step)
@@ -151,7 +154,7 @@ def train_step(run: Run, stage: Stage, position: Position) -> tuple[Position, To
     return position, Told(metrics, timing, failed)
 
 
-def _rolls_ahead(run: Run, stage: Stage, following: Position, clock: Clock) -> Callable[[], Batch] | None:
+def _rolls_ahead(run: Run, stage: Stage, following: Position) -> Callable[[], Batch] | None:
     """What may go on beside a step's training: collecting the batch of the step that is `following`, with the weights
     of before. Who wants to stop the run waits until it is complete, for no resumed run has these weights again."""
 
@@ -162,7 +165,7 @@ def _rolls_ahead(run: Run, stage: Stage, following: Position, clock: Clock) -> C
     goes_on = following.stage_step < stage.config.steps and stage.method.rolls_out
     if not (stage.config.staleness and goes_on):
         return None
-    return partial(collect, run, stage, following, clock, heard)
+    return partial(collect, run, stage, following, heard)
 
 
 def learn(run: Run, stage: Stage, position: Position, groups: Sequence[Group]) -> tuple[list[Group], Plan, Means]:
@@ -198,15 +201,15 @@ def describe(
     stage: Stage,
     position: Position,
     groups: Sequence[Group],
-    drawn: Sequence[Group],
+    batch: Batch,
     plan: Plan,
     means: Means,
 ) -> dict[str, Any]:
-    """The step's metrics: of the policy by all groups drawn now, of the decisions by the groups trained on."""
-    rolled = telemetry.of_groups(drawn) | telemetry.of_decisions(groups, plan.decisions)
+    """The step's metrics: of the policy by all groups drawn for it, of the decisions by the groups trained on."""
+    rolled = telemetry.of_groups(batch.drawn) | telemetry.of_decisions(groups, plan.decisions)
     parts = stage.environment.reward.part_names if stage.method.rolls_out else ()
     return {
-        **{f"method/{name}": value for name, value in plan.metrics.items()},
+        **{f"method/{name}": value for name, value in {**batch.asked, **plan.metrics}.items()},
         **{f"score/{name}": None for name in parts},
         **telemetry.of_learner(means, ("pg", "sft") if stage.method.rolls_out else ("sft",)),
         **(rolled if stage.method.rolls_out else {"groups/trained": float(len(groups))}),
@@ -215,7 +218,7 @@ def describe(
         "step": position.step,
         "stage": stage.name,
         "stage_step": position.stage_step,
-        "groups/drawn": len(drawn),
+        "groups/drawn": len(batch.drawn),
         "epoch": position.cursor / len(stage.groups),
         "lr": scheduled_lr(stage.config.optimizer, position.stage_step - 1, stage.config.steps),
         "updates": position.updates + run.learner.progress.updates,

@@ -4,7 +4,7 @@ An attention function that is put in a model's place sees a keyword `sliding_win
 window (or something that is none) in the mask alone, or pass a window that their mask does not have. No short batch
 would show it. So one row goes through the model with an attention and a mask function that only record: transformers
 hands the mask function the rule it would have made the mask of, and the rule is asked how far it reaches. Leaves out
-what the numbers say (`learner.serving`, `sampling.serving`).
+what the numbers say (`learner.probe`, `sampling.probe`).
 """
 
 from __future__ import annotations

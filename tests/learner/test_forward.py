@@ -16,7 +16,7 @@ from transformers import (
 
 from builders import VOCABULARY, flat_gradient, sample, tiny_llama
 from superrl.errors import UserError
-from superrl.learner import forward, head, serving
+from superrl.learner import forward, head, probe
 from superrl.packing.rows import pack
 
 SMALL = {
@@ -62,7 +62,7 @@ def test_logprobs_are_the_model_s_own(name, monkeypatch):
         entropies += [torch.distributions.Categorical(logits=table[t - 1]).entropy() for t in trained]
     torch.testing.assert_close(logp, torch.stack(expected), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(entropy, torch.stack(entropies), rtol=1e-5, atol=1e-6)
-    assert serving.disagreement(model, batch.tokens[:1]) < 1e-5
+    assert probe.disagreement(model, batch.tokens[:1]) < 1e-5
 
 
 def test_temperature_divides_the_logits():
@@ -134,6 +134,6 @@ class Doubled(LlamaForCausalLM):
 
 def test_a_model_with_logits_of_its_own_is_refused():
     plain = tiny_llama()
-    serving.check_served(plain)
+    probe.check_served(plain)
     with pytest.raises(UserError, match="Doubled treats its logits"):
-        serving.check_served(Doubled(plain.config))
+        probe.check_served(Doubled(plain.config))

@@ -119,7 +119,8 @@ def test_decisions_streams_and_denominators():
     assert streams(plan) == {"pg": 12, "prefix": 2}
     (update,) = plan.updates
     assert update.denominators == {"pg": (4.0,) * 4, "prefix": (4.0,) * 4}
-    assert plan.metrics == {"prefix_low": pytest.approx(0.05), "prefix_tokens": 18 / 4}
+    assert plan.metrics == {"prefix_tokens": 18 / 4}
+    assert method("prefix-rft").asked({"step": 500}) == {"prefix_low": pytest.approx(0.05)}
 
 
 def test_the_prefix_s_tokens_take_the_sign_of_what_came_of_it_and_are_the_expert_s():

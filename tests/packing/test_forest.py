@@ -22,7 +22,7 @@ from transformers import (
 from builders import VOCABULARY, flat_gradient, tiny_llama
 from superrl.config import LoraConfig
 from superrl.learner.forward import token_logprobs
-from superrl.learner.serving import check_served, choose_packer
+from superrl.learner.probe import check_served, choose_packer
 from superrl.models import with_adapters
 from superrl.packing import attention, forest, rows
 from superrl.packing.attention import ATTENTION, visible

@@ -62,3 +62,21 @@ def test_completions_of_one_problem_are_scored_together():
     first, second = on_ranks(2, in_world, scored)
     assert first == second and {value for value, _ in first} == {3.0}
     assert {size for _, size in first} == {6, 9}, "neither rank scored all"
+
+
+def test_opening_and_closing_reach_the_reward_that_is_divided():
+    class Told(Among):
+        heard = ()
+
+        def open(self):
+            self.heard += ("open",)
+
+        def close(self):
+            self.heard += ("close",)
+
+    inner = Told()
+    reward = DividedReward(inner, ALONE)
+    reward.open()
+    assert inner.heard == ("open",)
+    reward.close()
+    assert inner.heard == ("open", "close")

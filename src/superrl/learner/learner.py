@@ -26,7 +26,7 @@ from superrl.learner.linear import by_onednn
 from superrl.learner.offset import correction, gap_of, observe_gap
 from superrl.learner.optimizer import Optimizer, scheduled_lr
 from superrl.learner.schedule import MAX_REFUSED, Progress, Schedule, mini_batches
-from superrl.learner.serving import check_served, choose_packer
+from superrl.learner.probe import check_served, choose_packer
 from superrl.learner.sharding import Root, skeleton, split, twin, whole
 from superrl.learner.shares import divided
 from superrl.learner.streams import describe_streams

@@ -85,6 +85,11 @@ class Method:
         """What to roll out of every group; its key seeds every draw, its demonstrations may give a prefix."""
         return [(Request(self.limits.group_size),) for _ in groups]
 
+    def asked(self, state: State) -> Mapping[str, float]:
+        """Numbers for the row of the step that `requests` asked for under this state. `plan` may see a later one: with
+        rollouts ahead one step lies between the two."""
+        return {}
+
     def retry(self, groups: Sequence[Group], state: State) -> Mapping[int, Sequence[Request]]:
         """A further round for some scored groups, by index: what it draws is scored and joins the group. Asked again
         after every round, until nothing is wanted."""

@@ -11,7 +11,7 @@ before the update, by the entropy at temperature 1, so D is known. Dr.GRPO as ba
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -66,19 +66,20 @@ class PrefixRft(prefixes.Counting):
 
     def requests(self, groups: Sequence[Group], state: State) -> list[Sequence[Request]]:
         """N - 1 rollouts from scratch and one after a prefix; N where there is no demonstration."""
-        n, low = self.limits.group_size, self.low(state)
-        given = [self._prefix(group, low) for group in groups]
+        n, given = self.limits.group_size, [self._prefix(group, self.low(state)) for group in groups]
         return [(Request(n - 1), Request(1, prefix=prefix)) if prefix else (Request(n),) for prefix in given]
+
+    def asked(self, state: State) -> Mapping[str, float]:
+        """The schedule's low(t)."""
+        return {"prefix_low": self.low(state)}
 
     def plan(self, groups: Sequence[Group], state: State) -> Plan:
         """Dr.GRPO's plan, and the chosen tokens of every prefix."""
-        plan = super().plan(groups, state)
-        credits = self.policy.credit(groups)
+        plan, credits = super().plan(groups, state), self.policy.credit(groups)
         taught = [self._taught(group, credits[g], g) for g, group in enumerate(groups)]
         decisions = [_told(*one) for one in zip(groups, plan.decisions, taught, strict=True)]
         update = prefixes.beside(plan.updates[0], "prefix", [row for one in taught for row in one])
-        told = {"prefix_low": self.low(state), "prefix_tokens": prefixes.given_tokens(groups)}
-        return Plan((update,), tuple(decisions), told)
+        return Plan((update,), tuple(decisions), {"prefix_tokens": prefixes.given_tokens(groups)})
 
     def _prefix(self, group: Group, low: float) -> tuple[int, ...]:
         expert = prefixes.expert_of(group, self.options.demonstration)

@@ -11,7 +11,7 @@ solution's sentences, and five parts are all of it; here it is a fifth of the to
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar
 
@@ -68,6 +68,10 @@ class Uft(prefixes.Counting):
         p = self.probability(state)
         return [(Request(self.limits.group_size, prefix=self._hint(group, p)),) for group in groups]
 
+    def asked(self, state: State) -> Mapping[str, float]:
+        """The schedule's p."""
+        return {"hint_probability": self.probability(state)}
+
     def plan(self, groups: Sequence[Group], state: State) -> Plan:
         """GRPO's plan, and every hint as a sample of stream `sft`."""
         plan = super().plan(groups, state)
@@ -75,7 +79,7 @@ class Uft(prefixes.Counting):
         shares = update.denominators["pg"]
         hints = [_taught(group, share, g) for g, (group, share) in enumerate(zip(groups, shares, strict=True))]
         decisions = [_told(*one) for one in zip(groups, plan.decisions, hints, strict=True)]
-        told = {"hint_probability": self.probability(state), "hint_tokens": prefixes.given_tokens(groups)}
+        told = {"hint_tokens": prefixes.given_tokens(groups)}
         taught = [hint for one in hints for hint in one]
         return Plan((prefixes.beside(update, "sft", taught, self.hints.hint_weight),), tuple(decisions), told)
 

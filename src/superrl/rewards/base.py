@@ -81,7 +81,10 @@ class Reward(ABC):
         """`unreadable_all` for one problem."""
         return self.unreadable_all([problem])[0]
 
-    def close(self) -> None:  # noqa: B027  (most rewards hold nothing)
+    def open(self) -> None:  # noqa: B027  (most rewards hold nothing)
+        """Load now what would be loaded when it is first asked: before it is asked from another thread."""
+
+    def close(self) -> None:  # noqa: B027
         """Ends worker processes, if there are any; the reward may be used again and starts new ones."""
 
     def __enter__(self) -> Reward:
@@ -170,6 +173,10 @@ class Weighted(Reward):
     def unreadable_all(self, problems: Sequence[Problem]) -> list[str | None]:
         columns = [reward.unreadable_all(problems) for _, _, reward in self.parts]
         return [next((why for why in row if why), None) for row in zip(*columns, strict=True)]
+
+    def open(self) -> None:
+        for _, _, reward in self.parts:
+            reward.open()
 
     def close(self) -> None:
         for _, _, reward in self.parts:

@@ -65,5 +65,8 @@ class DividedReward(Reward):
     def unreadable_all(self, problems: Sequence[Problem]) -> list[str | None]:
         return self.inner.unreadable_all(problems)
 
+    def open(self) -> None:
+        self.inner.open()
+
     def close(self) -> None:
         self.inner.close()

@@ -3,8 +3,8 @@
 `path` is a Hugging Face folder, a hub id, or `run:NAME`, the folder NAME of this very run, which an earlier stage
 writes. A reward sees text, so the model reads it as its own tokenizer and the run's prompt write it: the messages
 through the chat template if there is one, else the prompt's text; the completion; the token that ends an answer, also
-where the rollout was cut off. Loaded when it is first asked, in float32 unless told otherwise; without gradient. Leaves
-out models of (question, answer) pairs and those that score single steps.
+where the rollout was cut off. Loaded when it is first asked, or by `open`, in float32 unless told otherwise; without
+gradient. Leaves out models of (question, answer) pairs and those that score single steps.
 """
 
 from __future__ import annotations
@@ -77,13 +77,20 @@ class ModelReward(Grader):
         """The model's one number for every text."""
         if not problems:
             return []
-        if self._scorer is None:
-            self._scorer = _scorer(self._location(), self.options.dtype, self.scene)
-        return [Score(value) for value in self._scorer.scores(problems, completions)]
+        return [Score(value) for value in self._loaded().scores(problems, completions)]
+
+    def open(self) -> None:
+        """Load the model: meanwhile torch's default type is the model's, in every thread."""
+        self._loaded()
 
     def close(self) -> None:
         """Give the model's memory back."""
         self._scorer = None
+
+    def _loaded(self) -> Scorer:
+        if self._scorer is None:
+            self._scorer = _scorer(self._location(), self.options.dtype, self.scene)
+        return self._scorer
 
     def _location(self) -> str:
         if not self.awaits:

@@ -30,7 +30,7 @@ from superrl.records import Stop, Trajectory
 from superrl.sampling.draw import draw
 from superrl.sampling.prefixes import Prefixes
 from superrl.sampling.protocol import Prompt, SamplingLimits, room
-from superrl.sampling.serving import check, serve
+from superrl.sampling.probe import check, serve
 from superrl.sampling.slots import Decode, Piece, Prefill, SlotCache, bucket
 from superrl.sampling.stops import StopStrings, decode
 from superrl.sampling.table import Row, SlotTable

@@ -18,7 +18,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from superrl.sampling.serving import Windows
+from superrl.sampling.probe import Windows
 from superrl.sampling.slots import Piece, SlotCache, bucket
 
 SMALLEST_LENGTH = 32

@@ -1,6 +1,6 @@
 """The key/value cache of a fixed number of slots, and attention over it.
 
-`Prefill` and `Decode` are what transformers takes for its cache, each for one kind of forward pass; `serving` hands
+`Prefill` and `Decode` are what transformers takes for its cache, each for one kind of forward pass; `probe` hands
 them the attention of every layer.
 
 In deterministic mode attention is two plain batched matmuls of shapes that depend on a row's own length alone. The
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from superrl.sampling.serving import Windows
+from superrl.sampling.probe import Windows
 
 QUERY_BLOCK = 256
 """Queries of a prefill treated at a time where the scores are materialised; bounds their memory."""

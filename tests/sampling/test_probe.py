@@ -34,7 +34,7 @@ from superrl.learner.copies import named_weights
 from superrl.learner.learner import Learner, Schedule
 from superrl.models import load_model, sampler_model
 from superrl.persistence import save_model
-from superrl.sampling import serving
+from superrl.sampling import probe
 from superrl.sampling.protocol import Prompt, SamplingLimits
 
 EXPERTS = {
@@ -117,8 +117,8 @@ def test_in_bfloat16_another_architecture_is_still_told_from_rounding() -> None:
 
 def test_the_windows_of_a_mask_are_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen failing: with the keyword's window the rows above are others'."""
-    real = serving._windows
-    monkeypatch.setattr(serving, "_windows", lambda model: dict.fromkeys(real(model)))
+    real = probe._windows
+    monkeypatch.setattr(probe, "_windows", lambda model: dict.fromkeys(real(model)))
     with pytest.raises(UserError, match="computes something else token by token"):
         make_sampler(build(MistralConfig(**SHAPE, **WINDOW)))
 

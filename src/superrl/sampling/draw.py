@@ -65,7 +65,7 @@ def _draw_chunk(logits: Tensor, uniform: Tensor, temperature: Tensor, *, truncat
     padded = logits.new_full((n, -(-vocabulary // BLOCK) * BLOCK), -torch.inf, dtype=torch.float32)
     padded[:, :vocabulary] = logits
     padded /= torch.where(temperature > 0, temperature, 1.0).float()[:, None]
-    top, likeliest = padded.max(-1, keepdim=True)
+    top = padded.amax(-1, keepdim=True)
     shifted = padded.sub_(top).clamp_(min=NEVER)
     mass = shifted.exp()
     blocks = mass.view(n, -1, BLOCK).sum(-1).double()
@@ -75,11 +75,13 @@ def _draw_chunk(logits: Tensor, uniform: Tensor, temperature: Tensor, *, truncat
     else:
         kept = mass.where(mass >= least_mass(mass, truncation), 0.0)
         drawn = _inverse_cdf(kept, kept.view(n, -1, BLOCK).sum(-1).double(), uniform[:, None])
-    token = torch.where(temperature[:, None] > 0, drawn, likeliest)
+    greedy = temperature[:, None] <= 0
+    if logits.device.type != "cpu" or bool(greedy.any()):  # a GPU would have to wait for the answer
+        drawn = drawn.where(~greedy, shifted.argmax(-1, keepdim=True))
     log_total = total.log()
-    logp = (shifted.gather(-1, token) - log_total).float().double()
+    logp = (shifted.gather(-1, drawn) - log_total).float().double()
     entropy = log_total - mass.mul_(shifted).sum(-1, keepdim=True) / total
-    return Draws(token[:, 0].double(), logp[:, 0], entropy[:, 0])
+    return Draws(drawn[:, 0].double(), logp[:, 0], entropy[:, 0])
 
 
 def least_mass(mass: Tensor, truncation: Truncation) -> Tensor:

@@ -8,7 +8,8 @@ pass.
 `deterministic=True`: tokens and log-probabilities of a completion are bit-equal whatever else is sampled, in whatever
 order. Results of a kernel depend on its shapes, so shapes depend on nothing but the row itself: always all slots (idle
 ones compute and are ignored), prefills of fixed size, key lengths from the row's own length. `deterministic=False` does
-the same work on the active rows only, each with the keys it has, equal up to rounding.
+the same work on the active rows only, each with the keys it has and, for the common architectures, by `lean`'s forward
+pass instead of transformers' own: equal up to rounding.
 
 Leaves out paging, speculative decoding and anything across processes: that is what `vllm.py` is for.
 """
@@ -28,9 +29,10 @@ from superrl.errors import Diverged, RunError, UserError
 from superrl.models import first_line
 from superrl.records import Stop, Trajectory
 from superrl.sampling.draw import draw
+from superrl.sampling.lean import fitting
 from superrl.sampling.prefixes import Prefixes
-from superrl.sampling.protocol import Prompt, SamplingLimits, room
 from superrl.sampling.probe import check, serve
+from superrl.sampling.protocol import Prompt, SamplingLimits, room
 from superrl.sampling.slots import Decode, Piece, Prefill, SlotCache, bucket
 from superrl.sampling.stops import StopStrings, decode
 from superrl.sampling.table import Row, SlotTable
@@ -76,6 +78,7 @@ class LocalSampler:
         for parameter in model.parameters():  # not model.to(): rotary frequencies stay float32
             parameter.data = parameter.data.to(compute_dtype)
         served = serve(model)
+        lean = None if deterministic else fitting(model, served)
         context: int = model.config.get_text_config().max_position_embeddings
         self.version = 0
         self.deterministic = deterministic
@@ -83,6 +86,8 @@ class LocalSampler:
         self.slots = -(-slots // multiple) * multiple
         self.max_length = context if max_length is None else min(max_length, context)
         self._model = model
+        self._lean = lean
+        self._laid = frozenset() if lean is None else lean.forget_originals()
         self._tokenizer = tokenizer
         self._eos = frozenset(eos_ids)
         self._device = next(model.parameters()).device
@@ -120,7 +125,10 @@ class LocalSampler:
                 raise RunError(f"{name!r} and {other!r} are one weight to the sampler, but the learner's differ")
         with torch.no_grad():
             for name, weight in weights.items():
-                names[name].copy_(weight)
+                if id(names[name]) not in self._laid:
+                    names[name].copy_(weight)
+            if self._lean is not None:
+                self._lean.lay({id(names[name]): weight for name, weight in weights.items()})
         self._prefixes.forget()
         self.version = version
 
@@ -225,6 +233,8 @@ class LocalSampler:
 
     def _forward(self, tokens: Tensor, positions: Tensor, work: Prefill | Decode) -> Tensor:
         """The logits of the last column, [rows, vocabulary]."""
+        if self._lean is not None:
+            return self._lean(tokens, positions, work, work.cache.windows)
         output = self._model(
             input_ids=tokens,
             position_ids=positions,

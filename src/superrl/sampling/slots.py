@@ -47,18 +47,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, softc
     """
     batch, heads, queries, _ = query.shape
     shared, length = key.shape[1], key.shape[2]
-    scores = torch.matmul(query.reshape(batch, shared, -1, query.shape[-1]), key.transpose(-1, -2)).float()
+    scores = torch.matmul(query.reshape(batch, shared, -1, query.shape[-1]), key.transpose(-1, -2))
     if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+        scores = torch.tanh(scores.float() / softcap) * softcap
     if mask is not None:
         scores.view(batch, shared, -1, queries, length).add_(mask)
-    weights = scores.softmax(-1).to(value.dtype)
+    weights = scores.softmax(-1).to(value.dtype)  # which computes in float32 whatever it is given
     return torch.matmul(weights, value).view(batch, heads, queries, value.shape[-1])
 
 
-def additive(seen: Tensor) -> Tensor:
-    """A boolean mask as the float32 one to add to scores."""
-    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """A boolean mask as the one to add to scores of this type."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
 
 
 class SlotCache:
@@ -163,7 +163,7 @@ class Prefill:
     ) -> Tensor:
         width, length = query.shape[2], key.shape[2]
         if not (self.deterministic or softcap is not None or (window is not None and window < length)):
-            mask = None if start == 0 else self._mask(start, width, None, query.device).to(query.dtype)
+            mask = None if start == 0 else self._mask(start, width, None, query)
             key = key.contiguous()  # the fused kernel takes no transposed keys
             return scaled_dot_product_attention(
                 query, key, value, mask, is_causal=start == 0, scale=1.0, enable_gqa=query.shape[1] != key.shape[1]
@@ -171,19 +171,19 @@ class Prefill:
         blocks = []
         for first in range(0, width, QUERY_BLOCK):
             last = min(first + QUERY_BLOCK, width)
-            mask, end = self._mask(start + first, last - first, window, query.device), start + last
+            mask, end = self._mask(start + first, last - first, window, query), start + last
             blocks.append(attend(query[:, :, first:last], key[:, :, :end], value[:, :, :end], mask, softcap))
         return torch.cat(blocks, 2)
 
-    def _mask(self, start: int, width: int, window: int | None, device: torch.device) -> Tensor:
-        """[width, start + width]: what the queries from `start` on see, to be added to scores."""
+    def _mask(self, start: int, width: int, window: int | None, query: Tensor) -> Tensor:
+        """[width, start + width]: what the queries from `start` on see, to be added to their scores."""
         if (start, width, window) not in self._masks:
-            column = torch.arange(start + width, device=device)
+            column = torch.arange(start + width, device=query.device)
             row = column[start:, None]
             seen = column <= row
             if window is not None:
                 seen &= column > row - window
-            self._masks[start, width, window] = additive(seen)
+            self._masks[start, width, window] = additive(seen, query.dtype)
         return self._masks[start, width, window]
 
 
@@ -266,11 +266,11 @@ class Decode:
     def _read(
         self, read: Read, query: Tensor, key: Tensor, value: Tensor, window: int | None, softcap: float | None
     ) -> Tensor:
-        rows, (begin, mask) = slice(read.first, read.last), self._mask(read, window)
+        rows, (begin, mask) = slice(read.first, read.last), self._mask(read, window, query.dtype)
         seen = (key[rows, :, begin : read.length], value[rows, :, begin : read.length])
         return attend(query[rows], *seen, mask, softcap)
 
-    def _mask(self, read: Read, window: int | None) -> tuple[int, Tensor | None]:
+    def _mask(self, read: Read, window: int | None, dtype: torch.dtype) -> tuple[int, Tensor | None]:
         """From which key on a read looks, and what its rows do not see there; None: they see everything."""
         which = (read.first, read.length, window)
         if which not in self._masks:
@@ -281,5 +281,5 @@ class Decode:
             if window is not None:
                 seen &= column > position - window
             even = read.least == read.length
-            self._masks[which] = begin, None if even else additive(seen)[:, None, None, None]
+            self._masks[which] = begin, None if even else additive(seen, dtype)[:, None, None, None]
         return self._masks[which]

@@ -1,0 +1,228 @@
+"""The forward pass of the common decoder in few operators, for the in-process sampler's fast mode.
+
+Drawing one token for every row costs a pass over all weights and, in transformers' own code, some 75 small operators a
+layer, which on a CPU take as long as the weights. Here it is twenty: products with the activation, the product of
+both branches or the residual added in the same kernel, the weights laid out for that kernel once per push. The same
+arithmetic, rounded in fewer places. `fitting` gives such a pass where a model is built so, and computes the same.
+
+Leaves out every other architecture: the sampler then asks transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, linear, rms_norm, silu
+
+from superrl.sampling.probe import Served, Windows
+from superrl.sampling.slots import KeyValue, additive, attend
+
+FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
+PARTS: dict[str, list[set[str]]] = {
+    "": [{"model", "lm_head"}],
+    "model": [{"embed_tokens", "layers", "norm", "rotary_emb"}],
+    "layer": [{"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}],
+    "self_attn": [
+        {"q_proj", "k_proj", "v_proj", "o_proj"},
+        {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"},
+    ],
+    "mlp": [{"gate_proj", "up_proj", "down_proj", "act_fn"}],
+}
+"""What the modules of a model that fits are made of."""
+ACTIVATIONS = {"SiLU", "SiLUActivation"}
+TOLERANCE = {torch.float32: 1e-4}
+ROUGH = 0.05
+"""How far the logits may be from transformers', relative to their norm; the rest is rounding."""
+
+
+class Pass(Protocol):
+    """Where a layer's keys and values go, and what is read of them: `slots.Prefill` and `slots.Decode`."""
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int) -> KeyValue: ...
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, window: int | None, softcap: float | None
+    ) -> Tensor: ...
+
+
+class Matrix:
+    """x -> x W^T + b for the weights of linear layers, one below the other, in the layout of the device's kernel."""
+
+    def __init__(self, *layers: nn.Linear) -> None:
+        self.layers = layers
+        self._packed = False
+        self._weight = self._bias = cast(Tensor, None)
+
+    def lay(self, weights: Mapping[int, Tensor]) -> None:
+        """Take the weights found under the ids of the layers' parameters; where none is, the parameter itself."""
+        first = self.layers[0].weight
+        parts = [weights.get(id(layer.weight), layer.weight) for layer in self.layers]
+        whole = torch.cat([part.detach().to(first.device, first.dtype) for part in parts])
+        self._packed = packs(whole)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(whole) if self._packed else whole
+        biases = [layer.bias for layer in self.layers if layer.bias is not None]
+        self._bias = torch.cat([bias.detach() for bias in biases]) if biases else cast(Tensor, None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, in] -> [N, out]."""
+        if not self._packed:
+            return linear(x, self._weight, self._bias)
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        return found
+
+    def silu(self, x: Tensor) -> Tensor:
+        """silu(x W^T + b)."""
+        if not self._packed:
+            return silu(linear(x, self._weight, self._bias))
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "swish", [], "")
+        return found
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """(x W^T + b) * other."""
+        if not self._packed:
+            return linear(x, self._weight, self._bias) * other
+        found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._weight, self._bias, "mul")
+        return found
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """x W^T + b + other."""
+        if not self._packed:
+            return linear(x, self._weight, self._bias) + other
+        found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._weight, self._bias, "add")
+        return found
+
+
+def packs(weight: Tensor) -> bool:
+    """Whether oneDNN multiplies by this weight in a layout of its own."""
+    has = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    short = weight.dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return has and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and short
+
+
+class Layer:
+    """One decoder layer: its matrices, norms and shapes."""
+
+    def __init__(self, layer: Any) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.attention: nn.Module = attention
+        self.index = int(attention.layer_idx)
+        self.width = int(attention.head_dim)
+        self.scale = float(attention.scaling)
+        self.heads = [one.out_features // self.width for one in (attention.q_proj, attention.k_proj)]
+        self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
+        self.head_norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
+        self.qkv = Matrix(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.out, self.gate = Matrix(attention.o_proj), Matrix(mlp.gate_proj)
+        self.up, self.down = Matrix(mlp.up_proj), Matrix(mlp.down_proj)
+        self.matrices = (self.qkv, self.out, self.gate, self.up, self.down)
+
+
+class Lean:
+    """The forward pass of a model that fits. It has weights of its own after `lay`; the rest it reads in the model."""
+
+    def __init__(self, model: Any) -> None:
+        self._trunk = model.model
+        self._layers = [Layer(layer) for layer in self._trunk.layers]
+        self._head = Matrix(model.lm_head)
+        self._matrices = [*(matrix for layer in self._layers for matrix in layer.matrices), self._head]
+        half = self._layers[0].width // 2
+        device = self._trunk.embed_tokens.weight.device
+        self._sign = torch.cat([-torch.ones(half, device=device), torch.ones(half, device=device)])
+        self.lay({})
+
+    def lay(self, weights: Mapping[int, Tensor]) -> None:
+        """Lay the matrices out anew, with weights by the id of their parameter."""
+        for matrix in self._matrices:
+            matrix.lay(weights)
+
+    def forget_originals(self) -> set[int]:
+        """Give back the memory of the parameters that only the matrices read; their ids. From then on they have a shape
+        and no weights of their own, and `lay` must be given all of them."""
+        kept = id(self._trunk.embed_tokens.weight)
+        given: set[int] = set()
+        for matrix in self._matrices:
+            for layer in matrix.layers:
+                if id(layer.weight) != kept:
+                    layer.weight.data = layer.weight.data.new_zeros(()).expand(layer.weight.shape)
+                    given.add(id(layer.weight))
+        return given
+
+    def __call__(self, tokens: Tensor, positions: Tensor, work: Pass, windows: Windows) -> Tensor:
+        """tokens and positions [B, q] -> the logits [B, V] of the last column."""
+        x = embedding(tokens, self._trunk.embed_tokens.weight)
+        cos, sin = self._trunk.rotary_emb(x, position_ids=positions)
+        turn = cos[:, :, None], (sin * self._sign).to(x.dtype)[:, :, None]
+        shape, x = tokens.shape, x.flatten(0, 1)
+        for layer in self._layers:
+            x = layer.out.plus(self._attended(layer, normed(x, layer.norms[0]), shape, turn, work, windows), x)
+            y = normed(x, layer.norms[1])
+            x = layer.down.plus(layer.up.times(y, layer.gate.silu(y)), x)
+        return self._head(normed(x.view(*shape, -1)[:, -1], self._trunk.norm))
+
+    @staticmethod
+    def _attended(
+        layer: Layer, x: Tensor, shape: tuple[int, ...], turn: tuple[Tensor, Tensor], work: Pass, windows: Windows
+    ) -> Tensor:
+        """Attention's result [B * q, heads * width] before its last product."""
+        queries, keys = layer.heads
+        qkv = layer.qkv(x).view(*shape, -1, layer.width)
+        turned = qkv[:, :, : queries + keys]
+        if layer.head_norms is not None:
+            ends = (0, queries, queries + keys)
+            parts = zip(ends, ends[1:], layer.head_norms, strict=False)
+            turned = torch.cat([normed(turned[:, :, a:b], norm) for a, b, norm in parts], 2)
+        turned = torch.addcmul(turned * turn[0], turned.roll(layer.width // 2, -1), turn[1]).transpose(1, 2)
+        key, value = work.update(turned[:, queries:], qkv[:, :, queries + keys :].transpose(1, 2), layer.index)
+        found = work.attend(turned[:, :queries] * layer.scale, key, value, windows[layer.attention], None)
+        return found.transpose(1, 2).reshape(x.shape[0], -1)
+
+
+def normed(x: Tensor, norm: Any) -> Tensor:
+    """RMSNorm over the last dimension."""
+    return rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+class Alone:
+    """A `Pass` over whole rows that are kept nowhere."""
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int) -> KeyValue:
+        return key, value
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, softcap: float | None) -> Tensor:
+        column = torch.arange(key.shape[2], device=query.device)
+        seen = column <= column[:, None]
+        if window is not None:
+            seen &= column > column[:, None] - window
+        return attend(query, key, value, additive(seen, query.dtype), softcap)
+
+
+@torch.inference_mode()
+def fitting(model: nn.Module, served: Served) -> Lean | None:
+    """The lean pass of a model that is built so and computes what it is known to compute; None for any other."""
+    if not _built_so(model):
+        return None
+    lean, device = Lean(model), cast(Any, model).device
+    tokens, positions = torch.tensor(served.tokens, device=device), torch.arange(len(served.tokens), device=device)
+    found = lean(tokens[None], positions[None], Alone(), served.windows).float()
+    gap = float((found - served.logits[-1]).norm() / served.logits[-1].norm())
+    return lean if gap <= TOLERANCE.get(cast(Any, model).dtype, ROUGH) else None
+
+
+def _built_so(model: nn.Module) -> bool:
+    """Whether the model is of a known family, made of the known parts, and of nothing else."""
+    if type(model).__name__ not in FAMILIES:
+        return False
+    trunk: Any = model.model
+    named = [("", model), ("model", trunk)]
+    for layer in trunk.layers:
+        named += [("layer", layer), ("self_attn", layer.self_attn), ("mlp", layer.mlp)]
+    for kind, part in named:
+        children = dict(part.named_children())
+        if set(children) not in PARTS[kind]:
+            return False
+        if any(type(child) is not nn.Linear for name, child in children.items() if name.endswith(("_proj", "lm_head"))):
+            return False
+    return all(type(layer.mlp.act_fn).__name__ in ACTIVATIONS for layer in trunk.layers)

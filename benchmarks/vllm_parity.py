@@ -2,11 +2,13 @@
 whether vLLM then draws, greedily, what the learner's weights say.
 
     python benchmarks/vllm_parity.py MODEL [--dtype float32] [--steps 10] [--url http://localhost:8000] [--json FILE]
+                                           [--data tasks:chain?...] [--new-tokens 16]
 
-Wants in float32 a gap of at most 1e-4 in every step and 20 of 20 equal greedy completions, in bfloat16 a gap of at most
-3e-2; exit status 1 where that is missed. MODEL is a Hugging Face folder or a name that superrl knows; the task is
-embedded. With `--url` it asks a server (`python -m superrl.sampling.serve MODEL --dtype ...`), else vLLM runs in this
-process (docs/vllm.md). Leaves out speed.
+Wants in float32 a gap of at most 1e-4 in every step and 20 of 20 equal greedy completions, in bfloat16 a mean gap of at
+most 3e-2 over all steps; exit status 1 where that is missed. MODEL is a Hugging Face folder or a name that superrl
+knows; the task is embedded, unless `--data` names another. In bfloat16 the gap grows with what a model is unsure of: it
+is larger where the problems are strange to it. With `--url` it asks a server (`python -m superrl.sampling.serve MODEL
+--dtype ...`), else vLLM runs in this process (docs/vllm.md). Leaves out speed.
 """
 
 from __future__ import annotations
@@ -36,9 +38,10 @@ from superrl.training import train
 
 PROMPTS, NEW_TOKENS = 20, 24
 WANTED = {"float32": 1e-4, "bfloat16": 3e-2}
-"""The largest mean gap in nats a token."""
+"""The largest gap in nats a token: float32 of every step, bfloat16 of their mean."""
+EMBEDDED = "tasks:chain?order=right&ops=2&n=64"
 MEMORY = 1.0
-LONGEST = 256
+LONGEST = 512
 
 
 def main() -> int:
@@ -54,12 +57,15 @@ def main() -> int:
         trained = time.monotonic() - started
         equal = greedy(options, sampler, model_of(str(out)))
     gaps = [row["policy/sampler_gap"] for row in rows]
+    mean = sum(gaps) / len(gaps)
     found: dict[str, Any] = {
         "model": options.model,
         "dtype": options.dtype,
         "engine": "server" if options.url else "in-process",
         "gap": gaps,
         "gap_largest": max(gaps),
+        "gap_mean": mean,
+        "data": options.data,
         "kl": [row["policy/kl"] for row in rows],
         "fallback_rate": [row["switch/fallback_rate"] for row in rows],
         "grad_norm": [row["grad_norm"] for row in rows],
@@ -69,9 +75,10 @@ def main() -> int:
         "greedy_of": PROMPTS,
         "seconds": {"run": trained, "all": time.monotonic() - started},
     }
-    good = max(gaps) <= WANTED[options.dtype] and (options.dtype != "float32" or equal == PROMPTS)
+    wanted, exact = WANTED[options.dtype], options.dtype == "float32"
+    good = max(gaps) <= wanted and equal == PROMPTS if exact else mean <= wanted
     print(f"greedy: {equal} of {PROMPTS} completions of {NEW_TOKENS} tokens are the learner's own")
-    print(f"{'as wanted' if good else 'MISSED'}: gap <= {WANTED[options.dtype]:g}, largest {max(gaps):.2e}")
+    print(f"{'as wanted' if good else 'MISSED'}: gap <= {wanted:g}, mean {mean:.2e}, largest {max(gaps):.2e}")
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
     return 0 if good else 1
@@ -93,17 +100,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=tuple(WANTED), default="float32")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--lr", type=float, default=1e-4, help="large, so that stale weights would show")
+    parser.add_argument("--data", default=EMBEDDED, help="data.train of the run")
+    parser.add_argument("--new-tokens", type=int, default=16, help="of a rollout")
     parser.add_argument("--url")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
 
 def recipe(options: argparse.Namespace, sampler: SamplerConfig) -> Recipe:
-    """SuperRL on embedded arithmetic: few rows, since what counts is that weights move and are pushed."""
+    """SuperRL on little: few rows, since what counts is that weights move and are pushed."""
     return parse(
         {
             "model": {"name": options.model, "dtype": options.dtype},
-            "data": {"train": "tasks:chain?order=right&ops=2&n=64", "unverified": "keep"},
+            "data": {"train": options.data, "unverified": "keep"},
             "stages": [
                 {
                     "name": "superrl",
@@ -111,7 +120,7 @@ def recipe(options: argparse.Namespace, sampler: SamplerConfig) -> Recipe:
                     "steps": options.steps,
                     "prompts_per_step": 2,
                     "group_size": 2,
-                    "max_new_tokens": 16,
+                    "max_new_tokens": options.new_tokens,
                     "max_context": LONGEST,
                     "optimizer": {"lr": options.lr},
                 }
@@ -146,7 +155,7 @@ def greedy(options: argparse.Namespace, config: SamplerConfig, trained: str) -> 
 def writes(model: PreTrainedModel, tokens: tuple[int, ...], start: int) -> bool:
     """Whether the model, greedily, goes on so from `start`."""
     logits = model(torch.tensor([tokens], device=model.device)).logits[0, start - 1 : -1]
-    return logits.argmax(-1).tolist() == list(tokens[start:])
+    return bool(logits.argmax(-1).tolist() == list(tokens[start:]))
 
 
 if __name__ == "__main__":

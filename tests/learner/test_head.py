@@ -35,6 +35,13 @@ def results(score, leaves, target, divisor, upstream, with_entropy, dtype):
     return [logp.detach(), *([entropy.detach()] if with_entropy else []), *gradients]
 
 
+def drawn(leaves, divisor, seed):
+    """[E]: targets by their probability."""
+    rows, weight, *bias = (one.detach() for one in leaves)
+    table = (rows @ weight.T + (bias[0] if bias else 0.0)) / divisor[:, None]
+    return torch.multinomial(table.softmax(-1), 1, generator=torch.Generator().manual_seed(seed))[:, 0]
+
+
 def close(one, other, tolerance):
     for a, b in zip(one, other, strict=True):
         assert a.dtype == b.dtype == torch.float32
@@ -95,14 +102,48 @@ def test_what_is_kept_changes_no_bit(monkeypatch):
     assert all(torch.equal(a, b) for one in found[1:] for a, b in zip(one, found[0], strict=True))
 
 
-def test_bfloat16_is_as_close_to_float32_as_the_slow_path():
-    made = problem(2, 60, 300, 32, False, True)
+@pytest.mark.parametrize("biased", [False, True])
+def test_bfloat16_is_as_close_to_float32_as_the_slow_path(biased, monkeypatch):
+    monkeypatch.setattr(head, "CHUNK_LOGITS", 300 * 25)
+    leaves, _, divisor, upstream = problem(2, 60, 300, 32, biased, True)
+    made = leaves, drawn(leaves, divisor, 2), divisor, upstream
     exact = results(slow, *made, False, torch.float32)
     rough = results(slow, *made, False, torch.bfloat16)
     found = results(head.score, *made, False, torch.bfloat16)
     for one, other, true in zip(found, rough, exact, strict=True):
         assert one.dtype == torch.float32
         assert 0 < float((one - true).norm()) <= 1.1 * float((other - true).norm())
+
+
+@pytest.mark.parametrize("held", [0, 2**29])
+def test_large_logits_are_not_rounded_where_they_matter(held, monkeypatch):
+    """Logits around 24, of which bfloat16 keeps steps of 0.125: the log-probabilities of tokens that are drawn, their
+    entropies and gradients are far closer to the truth than a product that is rounded as it is."""
+    monkeypatch.setattr(head, "CHUNK_LOGITS", 300 * 50)
+    draw = torch.Generator().manual_seed(0)
+    rows, weight = torch.randn(200, 64, generator=draw), torch.randn(300, 64, generator=draw) / 4
+    rows[:, 0], weight[:, 0] = 24.0, 1.0
+    leaves = [one.bfloat16().float().requires_grad_() for one in (rows, weight)]
+    divisor = torch.ones(200)
+    made = leaves, drawn(leaves, divisor, 0), divisor, torch.randn(2, 200, generator=draw)
+    exact = results(slow, *made, True, torch.float32)
+    rough = results(slow, *made, True, torch.bfloat16)
+    found = results(lambda *a: head.score(*a, with_entropy=True, held=held), *made, True, torch.bfloat16)
+    for i, (one, other, true) in enumerate(zip(found, rough, exact, strict=True)):
+        share = 0.2 if i < 2 else 0.8  # products of the gradients are rounded as ever
+        assert 0 < float((one - true).abs().mean()) < share * float((other - true).abs().mean())
+
+
+@given(seed=st.integers(0, 99), offset=st.sampled_from([-50.0, 0.0, 20.0]), biased=st.booleans())
+def test_no_log_probability_is_wrong_by_more_than_its_hundredth(seed, offset, biased):
+    """Also of tokens that nobody would draw, from logits that are all far from 0."""
+    leaves, target, divisor, _ = problem(seed, 20, 60, 8, biased, True)
+    made = [one.detach().bfloat16().float() for one in leaves]
+    made[0][:, 0], made[1][:, 0] = offset, 1.0
+    rows, weight, bias = (*made, None)[:3]
+    exact, _ = slow(rows, weight, bias, target, divisor, torch.float32)
+    found, _ = head.score(rows, weight, bias, target, divisor, torch.bfloat16)
+    assert bool(((found - exact).abs() <= 0.01 * exact.abs() + 0.01).all())
 
 
 def test_a_frozen_head_gets_no_gradient_and_the_rows_still_do():

@@ -15,7 +15,7 @@ from superrl.errors import Diverged, RunError, UserError
 from superrl.learner.copies import named_weights
 from superrl.sampling.asked import Answer, asked, seed_of, trajectories
 from superrl.sampling.protocol import Prompt, SamplingLimits
-from superrl.sampling.serve import command
+from superrl.sampling.serve import command, main, split
 from superrl.sampling.shell import WEIGHTS, write_shell, write_weights
 from superrl.truncation import Truncation
 
@@ -107,7 +107,8 @@ def test_the_folder_for_vllm_has_a_head_of_its_own(tmp_path):
     write_weights(tmp_path, dict(named_weights(model)), torch.bfloat16)
     config = AutoConfig.from_pretrained(tmp_path)
     assert config.tie_word_embeddings is False and config.architectures == ["LlamaForCausalLM"]
-    assert model.config.tie_word_embeddings  # the learner's own stays as it is
+    assert config.head_dtype == "float32"
+    assert model.config.tie_word_embeddings and not hasattr(model.config, "head_dtype")  # the learner's stays as it is
     assert AutoTokenizer.from_pretrained(tmp_path)("hello")["input_ids"] == TOKENIZER("hello")["input_ids"]
     held = load_file(tmp_path / WEIGHTS)
     assert set(held) == {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -121,3 +122,32 @@ def test_the_server_is_started_with_what_training_needs(tmp_path):
     assert words[2:5] == ["vllm.entrypoints.openai.api_server", "--model", str(tmp_path)]
     assert words[words.index("--logprobs-mode") + 1] == "processed_logprobs"
     assert words[words.index("--dtype") + 1] == "float32" and words[-1] == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("line", "rest"),
+    [
+        ("M", ""),
+        ("M --port 8000", "--port 8000"),
+        ("--port 8000 M", "--port 8000"),
+        ("--port 8000 M --enforce-eager", "--port 8000 --enforce-eager"),
+        ("--port=8000 M -tp 2", "--port=8000 -tp 2"),
+        ("--port 8000 --enforce-eager M", "--port 8000 --enforce-eager"),
+        ("M --served-model-name a b", "--served-model-name a b"),
+    ],
+)
+def test_the_model_may_stand_anywhere(line, rest):
+    assert split(line.split()) == ("M", rest.split())
+
+
+@pytest.mark.parametrize("line", ["", "--enforce-eager", "--port=8000", "--dtype float32"])
+def test_a_line_without_a_model_is_refused_with_a_sentence(line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == 2 and "MODEL is missing" in capsys.readouterr().err
+
+
+def test_help_needs_no_model(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0 and "MODEL [--dtype {float32,bfloat16}]" in capsys.readouterr().out

@@ -3,6 +3,8 @@
 Writes the model into a folder as `shell.py` says, then runs vLLM's server with what training needs: probabilities of
 the distribution that is drawn from, prefix caching, the development end points that take weights. Everything else
 (`--port`, `--tensor-parallel-size`, ...) is vLLM's own and passed on. Leaves out everything about the training.
+
+MODEL may stand anywhere: it is the first word that follows no option, else the last word of all.
 """
 
 from __future__ import annotations
@@ -39,6 +41,24 @@ def prepare(model: str, dtype: str, folder: Path) -> None:
     write_weights(folder, dict(named_weights(loaded)), getattr(torch, dtype))
 
 
+def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """MODEL and the rest, in order, of words among which stand options that only vLLM knows; None: there is no MODEL.
+
+    >>> split(["--port", "8000", "tiny"])
+    ('tiny', ['--port', '8000'])
+    """
+
+    def option(word: str) -> bool:
+        return word.startswith("-") and "=" not in word
+
+    free = [i for i, word in enumerate(words) if not word.startswith("-") and not (i and option(words[i - 1]))]
+    last = [len(words) - 1] if len(words) > 1 and not words[-1].startswith("-") else []
+    if not (found := free or last):
+        return None, list(words)
+    at = found[0]
+    return words[at], [*words[:at], *words[at + 1 :]]
+
+
 def command(model: str, dtype: str, folder: Path, further: Sequence[str]) -> list[str]:
     """The server's command for a model written there; `further` arguments come last, so that they win."""
     return [
@@ -61,15 +81,24 @@ def run(words: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, write, serve; 2 with a sentence for what the user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m superrl.sampling.serve", description=__doc__)
-    parser.add_argument("model", help="as model.name of a recipe")
+    parser = argparse.ArgumentParser(
+        prog="python -m superrl.sampling.serve",
+        usage="%(prog)s MODEL [--dtype {float32,bfloat16}] [any argument of vllm serve]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="MODEL: as model.name of a recipe",
+        allow_abbrev=False,
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    own, further = parser.parse_known_args(arguments)
+    own, words = parser.parse_known_args(arguments)
+    model, further = split(words)
+    if model is None:
+        parser.error("MODEL is missing, the name or folder that model.name of the recipe says")
     try:
         require_vllm()
         with tempfile.TemporaryDirectory(prefix="superrl-serve-") as name:
-            prepare(own.model, own.dtype, Path(name))
-            return run(command(own.model, own.dtype, Path(name), further))
+            prepare(model, own.dtype, Path(name))
+            return run(command(model, own.dtype, Path(name), further))
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code

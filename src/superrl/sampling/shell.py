@@ -1,8 +1,11 @@
-"""A model as vLLM starts it: a Hugging Face folder whose head is a matrix of its own.
+"""A model as vLLM starts it: a Hugging Face folder whose head is a matrix of its own, multiplied in float32.
 
 A tied head goes stale, silently, when vLLM on a CPU takes new weights in place (it keeps a packed copy of the head and
 packs only what it is sent under its own name), so the folder says that nothing is tied and the learner's weights come
-under all their names. Costs one more matrix of vocabulary x width. Leaves out the engine.
+under all their names. Costs one more matrix of vocabulary x width.
+
+Logits in bfloat16 are rounded by up to 0.06, and the log-probabilities with them; vLLM reads from the folder
+(`head_dtype`) that it shall compute them in float32, from weights that stay bfloat16. Leaves out the engine.
 """
 
 from __future__ import annotations
@@ -24,12 +27,13 @@ WEIGHTS = "model.safetensors"
 
 
 def write_shell(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
-    """config.json and the tokenizer's files of the plain model, untied; no weights."""
+    """config.json and the tokenizer's files of the plain model, untied, its logits in float32; no weights."""
     plain: Any = bare(model)
     config = deepcopy(plain.config)
     for one in {id(config): config, id(config.get_text_config()): config.get_text_config()}.values():
         one.tie_word_embeddings = False
     config.architectures = [type(plain).__name__]
+    config.head_dtype = "float32"
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -22,11 +22,11 @@ from superrl.learner.annotate import Column, Models, Teachers, aligned, annotate
 from superrl.learner.copies import kept_policy, named_weights, standing
 from superrl.learner.critic import Critic, reached
 from superrl.learner.forward import from_hidden, head, hidden_states, token_logprobs, trunk
-from superrl.learner.linear import by_onednn
+from superrl.learner.fused import refit
 from superrl.learner.offset import correction, gap_of, observe_gap
 from superrl.learner.optimizer import Optimizer, scheduled_lr
-from superrl.learner.schedule import MAX_REFUSED, Progress, Schedule, mini_batches
 from superrl.learner.probe import check_served, choose_packer
+from superrl.learner.schedule import MAX_REFUSED, Progress, Schedule, mini_batches
 from superrl.learner.sharding import Root, skeleton, split, twin, whole
 from superrl.learner.shares import divided
 from superrl.learner.streams import describe_streams
@@ -60,7 +60,7 @@ class Learner:
         world: World = ALONE,
     ) -> None:
         check_served(model)
-        by_onednn(model)
+        refit(model, compute_dtype)
         self.model = model
         self.world = world
         self.pack = packer or choose_packer(model)

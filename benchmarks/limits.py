@@ -7,7 +7,7 @@ they are (the best this machine does). Floors: all linear layers of the model on
 as a pass must do them: at `--slots` rows for one decode step, and forward with both backward products at as many rows
 as the training step has tokens. Decode: a step of the in-process sampler at `--slots` rows (deterministic in float32,
 fast else, as in a run), prefill taken off by difference. Training: `Learner.step` on 4 groups of 4 completions of 96
-tokens on 32-token prompts, AdamW included, under the process's settings as in a run. The share is floor over
+tokens on 32-token prompts, AdamW included. All under the process's settings of a run. The share is floor over
 measured; of the best products' rate it is that of 2 (training: 6) floating-point operations a weight and row.
 Attention's products are in the measured times and in no floor. Then a profile of each: the operators that take most
 CPU time themselves (torch.profiler).
@@ -184,10 +184,9 @@ def training(model: PreTrainedModel, dtype: torch.dtype, options: argparse.Names
     def step() -> Any:
         return learner.step([update], method, version=0)
 
-    with settled("cpu"):
-        step()  # the heap grows to its size
-        measured = seconds(step, options.repeats, least=0.0)
-        taken = profiled(step)
+    step()  # the heap grows to its size
+    measured = seconds(step, options.repeats, least=0.0)
+    taken = profiled(step)
     weights = [w.detach().to(dtype) for w in weights_of(model)]
     rows = [through] * (len(weights) - 1) + [edges]
     floor = seconds(walk(weights, rows, backward=True), options.repeats)
@@ -265,21 +264,22 @@ def main() -> None:
         no_dropout(model)
         tokenizer = AutoTokenizer.from_pretrained(source)
     tokens = GROUPS * (PROMPT + ROLLOUTS * COMPLETION)
-    for name in options.dtypes:
-        dtype = getattr(torch, name)
-        weights = [w.detach().to(dtype) for w in weights_of(model)]
-        alone = {
-            kind: products(weights, rows, options.repeats)
-            for kind, rows in (("decode", options.slots), ("training", tokens))
-        }
-        found[name] = {
-            "copy_gbs": copied(dtype, options.repeats),
-            "products": alone,
-            "best": {kind: max(one["gflops"] for one in shapes.values()) for kind, shapes in alone.items()},
-            "decode": decode(model, tokenizer, dtype, options),
-            "training": training(model, dtype, options),
-        }
-        save(options.out, {"settings": settings(options), "machine": machine(), "dtypes": found})
+    with settled("cpu"):
+        for name in options.dtypes:
+            dtype = getattr(torch, name)
+            weights = [w.detach().to(dtype) for w in weights_of(model)]
+            alone = {
+                kind: products(weights, rows, options.repeats)
+                for kind, rows in (("decode", options.slots), ("training", tokens))
+            }
+            found[name] = {
+                "copy_gbs": copied(dtype, options.repeats),
+                "products": alone,
+                "best": {kind: max(one["gflops"] for one in shapes.values()) for kind, shapes in alone.items()},
+                "decode": decode(model, tokenizer, dtype, options),
+                "training": training(model, dtype, options),
+            }
+            save(options.out, {"settings": settings(options), "machine": machine(), "dtypes": found})
     print(f"\n### {options.model or options.shape}, {options.threads} threads\n")
     print(report(found))
 

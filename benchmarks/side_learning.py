@@ -157,7 +157,9 @@ def theirs(course: Course, folder: Path) -> None:
                 self.told(state.global_step, model)
 
         def told(self, step: int, model: Any) -> None:
-            accuracy = greedy(model, tokenizer, held_out, course.new_tokens)
+            parts = [held_out[i : i + together] for i in range(0, len(held_out), together)]  # no larger than a step
+            right = sum(greedy(model, tokenizer, part, course.new_tokens) for part in parts)
+            accuracy = right / len(held_out)
             turns.done({"step": step, "accuracy": accuracy, "clock": watch.seconds})
             watch.start()
 
@@ -186,7 +188,7 @@ def theirs(course: Course, folder: Path) -> None:
 
 
 def greedy(model: Any, tokenizer: Any, problems: Sequence[dict[str, Any]], new_tokens: int) -> float:
-    """Share of the problems that the likeliest completion solves, by transformers' `generate`."""
+    """How many of the problems the likeliest completion solves, by transformers' `generate`."""
     import torch
     from transformers import GenerationConfig
 
@@ -204,7 +206,7 @@ def greedy(model: Any, tokenizer: Any, problems: Sequence[dict[str, Any]], new_t
         drawn = model.generate(**inputs, generation_config=settings)[:, inputs["input_ids"].shape[1] :]
     model.train()
     texts = tokenizer.batch_decode(drawn, skip_special_tokens=True)
-    return sum(exact(prompts, texts, [problem["answer"] for problem in problems])) / len(problems)
+    return sum(exact(prompts, texts, [problem["answer"] for problem in problems]))
 
 
 def main() -> None:

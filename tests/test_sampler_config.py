@@ -1,8 +1,11 @@
 """The recipe's `sampler` section: what vllm alone sets, what is refused, what a resumed run may change."""
 
 import pytest
+import torch
 
 from small_runs import recipe
+from superrl import engine, models
+from superrl.config import ModelConfig, SamplerConfig
 from superrl.errors import UserError
 from superrl.runfolder import changed_key
 
@@ -23,12 +26,19 @@ def test_vllm_is_watched_and_corrected_and_local_is_not():
         ({"url": "http://x"}, "url is that of a vLLM server: set engine: vllm"),
         ({"engine": "vllm", "share": "/d"}, "share is where a server finds new weights: name its url"),
         ({"engine": "vlm"}, "sampler.engine"),
+        ({"engine": "vllm", "graphs": True}, "graphs are the local engine's: set engine: local"),
         ({"engine": "vllm", "max_gap": 0.0}, "sampler.max_gap"),
     ],
 )
 def test_what_makes_no_sense_is_refused(sampler, complaint):
     with pytest.raises(UserError, match=complaint):
         recipe("tiny", sampler=sampler)
+
+
+def test_graphs_on_a_cpu_are_refused():
+    model, tokenizer = models.load_model(ModelConfig(name="tiny")), models.load_tokenizer("tiny")
+    with pytest.raises(UserError, match=r"sampler\.graphs: they are for a GPU, the model is on cpu"):
+        engine.new_sampler(model, tokenizer, torch.float32, [], config=SamplerConfig(graphs=True))
 
 
 def test_nothing_is_learnt_from_what_vllm_truncates():

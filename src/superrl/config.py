@@ -239,9 +239,11 @@ class SamplerConfig(Frozen):
     which reads new weights from a folder made in `share` (None: the system's temporary folder). Where the mean
     |logp_sampler - logp| of a step exceeds `max_gap` nats the run stops; `importance_cap` bounds the weight
     p / p_sampler that mends such a gap a token at a time (None: no such weight). Both are set with vllm alone.
+    `graphs`: the local engine replays its decode steps as CUDA graphs.
     """
 
     engine: Literal["local", "vllm"] = "local"
+    graphs: bool = False
     url: str | None = None
     share: str | None = None
     memory: PositiveFloat = 4.0
@@ -258,6 +260,8 @@ class SamplerConfig(Frozen):
     def _server_is_vllm(self) -> SamplerConfig:
         if self.url is not None and self.engine != "vllm":
             raise ValueError("url is that of a vLLM server: set engine: vllm, or leave url out")
+        if self.graphs and self.engine != "local":
+            raise ValueError("graphs are the local engine's: set engine: local, or leave graphs out")
         if self.share is not None and self.url is None:
             raise ValueError("share is where a server finds new weights: name its url, or leave share out")
         return self

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from superrl import models
 from superrl.config import SamplerConfig
+from superrl.errors import UserError
 from superrl.rollout import Environment
 from superrl.sampling.local import LocalSampler
 from superrl.sampling.protocol import Sampler
+from superrl.sampling.recorded import cuda_graph
 from superrl.sampling.vllm import VllmSampler
 from superrl.sampling.vllm_server import ServerSampler
 from superrl.text import eos_ids
@@ -64,6 +66,8 @@ def new_sampler(
         )
     if config.engine == "vllm":
         return VllmSampler(model, tokenizer, eos_ids=tuple(ends), dtype=dtype, memory=config.memory, max_length=longest)
+    if config.graphs and model.device.type != "cuda":
+        raise UserError(f"sampler.graphs: they are for a GPU, the model is on {model.device.type}: leave graphs out")
     plain = models.sampler_model(model, dtype)
     return LocalSampler(
         plain,
@@ -72,4 +76,5 @@ def new_sampler(
         slots=slots_for(plain.num_parameters(), longest),
         deterministic=dtype == torch.float32 and model.device.type == "cpu",
         compute_dtype=dtype,
+        record=cuda_graph if config.graphs else None,
     )

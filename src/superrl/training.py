@@ -28,13 +28,15 @@ from superrl.learner.optimizer import scheduled_lr
 from superrl.metrics import Means, row
 from superrl.opening import Run, Told, divided, keeps_reference, open_folder, open_run
 from superrl.page import page
+from superrl.parallel import World
 from superrl.position import Batch, Position
 from superrl.process import settled
 from superrl.records import Group, Plan, Problem, StepRecord
 from superrl.report import Listener, Silent
+from superrl.runfolder import RunFolder
 from superrl.saving import keep_classifier, keep_reference, rescue, save
-from superrl.setup import Evaluation, Given, Stage
-from superrl.signals import listening
+from superrl.setup import Evaluation, Given, Session, Stage
+from superrl.signals import Signals, listening
 from superrl.summary import mark, summarize
 from superrl.timing import Clock
 from superrl.trackers import Tracker, open_trackers
@@ -56,22 +58,32 @@ def train(
         folder, resume = open_folder(recipe, out, resume, world)
         progress.note(f"run folder: {folder.path}")
         session = world.together(lambda: setup.build(recipe, Given(reward, problems), progress.note, folder.path))
-        trackers: list[Tracker] = []
         try:
             with settled(session.model.device.type):
-                names = recipe.log.trackers if world.rank == 0 else []
-                trackers = world.together(lambda: open_trackers(names, folder.path, recipe.dump()))
-                run, position = open_run(divided(session, world), folder, progress, signals, trackers, resume, world)
-                try:
-                    world.together(lambda: folder.write_recipe(recipe))
-                    _run_stages(run, position)
-                finally:
-                    run.sampler.close()
+                _train(recipe, divided(session, world), folder, progress, signals, resume, world)
         finally:
             session.close()
-            for tracker in trackers:
-                tracker.close()
     return folder.path
+
+
+def _train(
+    recipe: Recipe, session: Session, folder: RunFolder, progress: Listener, signals: Signals,
+    resume: bool, world: World,
+) -> None:  # fmt: skip
+    """What a run holds is gone with it when it returns: learner, sampler, groups."""
+    trackers: list[Tracker] = []
+    try:
+        names = recipe.log.trackers if world.rank == 0 else []
+        trackers = world.together(lambda: open_trackers(names, folder.path, recipe.dump()))
+        run, position = open_run(session, folder, progress, signals, trackers, resume, world)
+        try:
+            world.together(lambda: folder.write_recipe(recipe))
+            _run_stages(run, position)
+        finally:
+            run.sampler.close()
+    finally:
+        for tracker in trackers:
+            tracker.close()
 
 
 def dry_run(recipe: Recipe) -> str:

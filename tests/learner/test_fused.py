@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    BambaConfig,
     CohereConfig,
     Gemma2Config,
     LlamaConfig,
@@ -15,6 +16,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from builders import VOCABULARY, flat_gradient, sample, tiny_llama
 from ranks import in_world, on_ranks
@@ -211,39 +213,50 @@ def test_a_second_learner_s_model_is_refitted_once():
     assert kinds == [type(module) for module in model.modules()]
 
 
-class Odd(nn.Module):
-    """The parts of a gated MLP, put together in another way."""
-
-    def __init__(self):
-        super().__init__()
-        self.gate_proj, self.up_proj = nn.Linear(32, 64, bias=False), nn.Linear(32, 64, bias=False)
-        self.down_proj, self.act_fn = nn.Linear(64, 32, bias=False), nn.SiLU()
+class Clamped(LlamaMLP):
+    """The parts of a gated MLP, but large products are cut off, as in families whose small ones look like Llama's."""
 
     def forward(self, x):
-        return self.down_proj(self.gate_proj(x) * self.act_fn(self.up_proj(x)))
+        return self.down_proj(self.act_fn(self.gate_proj(x)).clamp(max=10.0) * self.up_proj(x))
 
 
-class Halved(nn.Module):
-    """A norm of the right parts with another backward pass."""
+class GatedNorm(LlamaRMSNorm):
+    """A norm with a second argument, as in layers with a state."""
 
-    def __init__(self):
-        super().__init__()
-        self.weight, self.epsilon_of_mine = nn.Parameter(torch.ones(32)), 1e-6
-
-    def forward(self, x):
-        wide = x.float()
-        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon_of_mine)
-        return self.weight * (wide * scale.detach()).to(x.dtype)
+    def forward(self, hidden_states, gate=None):
+        normed = super().forward(hidden_states)
+        return normed if gate is None else normed * nn.functional.silu(gate)
 
 
-def test_what_computes_something_else_stays():
+def test_what_reads_otherwise_stays():
     model = tiny_llama()
     for layer in forward.trunk(model).layers:
-        layer.mlp, layer.input_layernorm = Odd(), Halved()
+        layer.mlp, layer.input_layernorm = Clamped(model.config), GatedNorm(model.config.hidden_size)
     fused.save_less(model, BF16)
-    kinds = {type(module) for module in model.modules()}
-    assert Odd in kinds and Halved in kinds
-    assert not any(issubclass(kind, fused.Gated) for kind in kinds) and any(issubclass(k, fused.Norm) for k in kinds)
+    for layer in forward.trunk(model).layers:
+        assert type(layer.mlp) is Clamped and type(layer.input_layernorm) is GatedNorm
+        assert isinstance(layer.post_attention_layernorm, fused.Norm)
+
+
+def test_a_family_with_gated_norms_is_refitted_and_still_computes():
+    torch.manual_seed(0)
+    sizes = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8}
+    config = BambaConfig(**SMALL, **sizes, attn_layer_indices=[1], attn_rotary_emb=8)
+    own = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    lean, tokens = deepcopy(own), torch.arange(12)[None]
+    fused.refit(lean, BF16)
+    assert any(isinstance(module, fused.Norm) for module in lean.modules())
+    with torch.autocast("cpu", dtype=BF16):
+        found, expected = (model(input_ids=tokens, use_cache=False).logits for model in (lean, own))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_refitted_layer_takes_no_rows_and_a_single_one():
+    layer = nn.Linear(4, 3)
+    layer.__class__ = fused.Lean
+    with torch.autocast("cpu", dtype=BF16):
+        assert layer(torch.zeros(0, 4)).shape == (0, 3)
+        assert layer(torch.zeros(4)).shape == (3,)
 
 
 def wide(*shape, seed):

@@ -134,6 +134,24 @@ def test_large_logits_are_not_rounded_where_they_matter(held, monkeypatch):
         assert 0 < float((one - true).abs().mean()) < share * float((other - true).abs().mean())
 
 
+@pytest.mark.parametrize("held", [0, 2**29])
+def test_an_unlikely_target_costs_the_likely_tokens_no_precision(held):
+    """All logits but the target's are about 20 above it: its own log-probability is rounded little either way, entropy
+    and gradients are those of the tokens far above it."""
+    draw = torch.Generator().manual_seed(0)
+    rows, weight = torch.randn(64, 32, generator=draw), torch.randn(50, 32, generator=draw) / 4
+    rows[:, 0], weight[:, 0], weight[7, 0] = 20.0, 1.0, 0.0
+    leaves = [one.bfloat16().float().requires_grad_() for one in (rows, weight)]
+    target, divisor = torch.full((64,), 7), torch.ones(64)
+    made = leaves, target, divisor, torch.stack([torch.zeros(64), torch.ones(64)])
+    exact = results(slow, *made, True, torch.float32)
+    rough = results(slow, *made, True, torch.bfloat16)
+    found = results(lambda *a: head.score(*a, with_entropy=True, held=held), *made, True, torch.bfloat16)
+    assert float((found[0] - exact[0]).abs().max()) < 0.1
+    for one, other, true in list(zip(found, rough, exact, strict=True))[1:]:
+        assert 0 < float((one - true).abs().mean()) < 0.5 * float((other - true).abs().mean())
+
+
 @given(seed=st.integers(0, 99), offset=st.sampled_from([-50.0, 0.0, 20.0]), biased=st.booleans())
 def test_no_log_probability_is_wrong_by_more_than_its_hundredth(seed, offset, biased):
     """Also of tokens that nobody would draw, from logits that are all far from 0."""

@@ -112,6 +112,45 @@ def test_a_linear_layer_of_another_kind_is_left_to_transformers() -> None:
     assert fitting(model) is None
 
 
+@pytest.mark.parametrize("wrong", ["norms", "biases"])
+def test_what_only_other_weights_would_show_is_seen_on_a_fresh_model(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that waits for its weights has norms of ones and biases of zeros."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(Qwen2Config(**SHAPE), dtype=torch.float32)
+    kept = {name: p.clone() for name, p in model.named_parameters()}
+    assert make_sampler(model, deterministic=False)._lean is not None
+    if wrong == "norms":
+        monkeypatch.setattr(lean, "normed", lambda x, norm: nn.functional.rms_norm(x, x.shape[-1:], None, 1e-6))
+    else:
+        monkeypatch.setattr(lean, "packs", lambda weight: False)
+        monkeypatch.setattr(lean, "linear", lambda x, weight, bias: nn.functional.linear(x, weight))
+    sampler = make_sampler(model, deterministic=False)
+    assert sampler._lean is None
+    for name, parameter in sampler._model.named_parameters():
+        torch.testing.assert_close(parameter, kept[name], rtol=0, atol=0)
+
+
+def test_where_torch_has_no_onednn_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    assert not lean.packs(torch.zeros(2, 2, dtype=torch.bfloat16))
+    assert not lean.packs(torch.zeros(2, 2, dtype=torch.float32))
+    assert not lean.packs(torch.zeros(2, 2, dtype=torch.float64))
+
+
+def test_a_layer_that_is_not_packed_is_read_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean, "packs", lambda weight: False)
+    sampler = make_sampler(build(LlamaConfig(**{**SHAPE, "tie_word_embeddings": True})), deterministic=False)
+    held = {name: p.untyped_storage().nbytes() // p.element_size() for name, p in sampler._model.named_parameters()}
+    assert held["model.layers.0.self_attn.q_proj.weight"] == 1, "one of three in a matrix"
+    assert sampler._lean is not None
+    assert sampler._lean._head._weight is sampler._model.get_output_embeddings().weight
+    up = sampler._model.model.layers[0].mlp.up_proj.weight
+    assert held["model.layers.0.mlp.up_proj.weight"] == up.numel()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", FITTING)
 def test_new_weights_arrive_everywhere(family: str, dtype: torch.dtype) -> None:

@@ -6,16 +6,15 @@ activation and product again; a linear layer keeps its input in the compute type
 only products, and its float32 weight, which is there anyway. Elementwise work goes through a few rows at a time, which
 stay in the processor's cache.
 
-Modules are found by what they are made of and by computing with them: one whose results differ in a bit, or whose
-gradients differ by more than rounding, stays as it was. Leaves out float32, where nothing changes, and norms that
-scale by 1 + weight, MLPs of other shapes, rotary embeddings (they keep nothing) and the head (`head`).
+Norms and MLPs are those whose forward reads like Llama's, operation by operation; any other stays as it was. Leaves out
+float32, where nothing changes, rotary embeddings (they keep nothing) and the head (`head`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -25,14 +24,8 @@ from torch.autograd.function import once_differentiable
 from superrl.learner.forward import head, trunk
 from superrl.learner.linear import Linear, by_onednn
 
-PIECE = 2**18
-"""Elements treated at a time on a CPU: 1 MiB in float32."""
-GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
-"""The children of a gated MLP, by the names that most families share."""
-TOLERANCE = 2e-2
-"""How far a gradient may be from the module's own, relative: several roundings to bfloat16."""
-PROBE = (1, 6)
-"""Rows that a module is tried with."""
+PIECE = 2**17
+"""Elements that a thread treats at a time on a CPU: 512 KiB in float32."""
 
 
 def refit(model: nn.Module, dtype: torch.dtype) -> None:
@@ -45,13 +38,17 @@ def refit(model: nn.Module, dtype: torch.dtype) -> None:
 
 def save_less(model: nn.Module, dtype: torch.dtype) -> None:
     """Let a model's trunk keep less for its backward pass under autocast to `dtype`, in place."""
+    from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
     inner = list(trunk(model).modules())
     last = head(model)
     for module in inner:
         if type(module) in (nn.Linear, Linear) and module is not last:
             module.__class__ = Lean
-    _replace(inner, Norm, _is_norm, lambda module: _norm_agrees(module, dtype))
-    _replace(inner, Gated, _is_gated, lambda module: _gated_agrees(module, dtype))
+    for module in inner:
+        for kind, pattern in ((Norm, LlamaRMSNorm), (Gated, LlamaMLP)):
+            if _reads(module, pattern):
+                _become(module, kind)
     _narrow(model, dtype)
 
 
@@ -73,7 +70,7 @@ def _plain(layer: nn.Module) -> bool:
 
 def _pieces(x: Tensor) -> Iterator[slice]:
     """Ranges of the rows of x [N, H], all of them at once on a device that has no use for less."""
-    size = max(1, PIECE // x.shape[1]) if x.device.type == "cpu" else max(1, len(x))
+    size = max(1, PIECE * torch.get_num_threads() // x.shape[1]) if x.device.type == "cpu" else max(1, len(x))
     for start in range(0, len(x), size):
         yield slice(start, start + size)
 
@@ -84,11 +81,11 @@ class Lean(Linear):
     def forward(self, input: Tensor) -> Tensor:
         """[..., K] -> [..., M]."""
         dtype = _casts(input)
-        if dtype is None or type(self.weight) is not nn.Parameter or not torch.is_grad_enabled():
+        if dtype is None or type(self.weight) is not nn.Parameter or input.dim() < 2:
             return super().forward(input)
         multiply: Any = _Multiply.apply  # torch leaves it untyped
         out: Tensor = multiply(input.flatten(0, -2).to(dtype), self.weight, self.bias)
-        return out.view(*input.shape[:-1], -1)
+        return out.view(*input.shape[:-1], out.shape[-1])
 
 
 class _Multiply(torch.autograd.Function):
@@ -118,8 +115,8 @@ class Norm(nn.Module):
     result in the compute type at once."""
 
     weight: Tensor
+    variance_epsilon: float
     narrow: bool = False
-    epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[..., H] -> [..., H]."""
@@ -130,7 +127,7 @@ class Norm(nn.Module):
         wide = torch.promote_types(hidden_states.dtype, self.weight.dtype)
         normalise: Any = _Normalise.apply  # torch leaves it untyped
         rows = hidden_states.reshape(-1, hidden_states.shape[-1])
-        out: Tensor = normalise(rows, self.weight, self.epsilon, dtype if self.narrow else wide)
+        out: Tensor = normalise(rows, self.weight, self.variance_epsilon, dtype if self.narrow else wide)
         return out.view(hidden_states.shape)
 
 
@@ -251,92 +248,23 @@ def _slopes(gate: Tensor, up: Tensor, act: Act, gradient: Tensor) -> tuple[Tenso
     return d_gate, d_up, product
 
 
-def _replace(
-    modules: Sequence[nn.Module],
-    kind: type[nn.Module],
-    fits: Callable[[nn.Module], bool],
-    agrees: Callable[[nn.Module], bool],
-) -> None:
-    """Give every module that fits the forward of `kind`, if one of its sort was tried and agrees."""
-    verdicts: dict[Any, bool] = {}
-    for module in modules:
-        if not isinstance(module, kind) and fits(module):
-            sort = tuple((name, type(part)) for name, part in module.named_modules())
-            if sort not in verdicts:
-                verdicts[sort] = agrees(module)
-            if verdicts[sort]:
-                _become(module, kind)
-
-
 def _become(module: nn.Module, kind: type[nn.Module]) -> None:
     """Give a module the forward of `kind` before its own."""
-    if kind is Norm:
-        cast(Any, module).epsilon = _epsilon(module)
-    own = type(module)
-    module.__class__ = type(own.__name__, (kind, own), {"__module__": own.__module__, "__doc__": kind.__doc__})
+    if not isinstance(module, kind):
+        module.__class__ = cast(Any, _blend)(kind, type(module))
 
 
-def _epsilon(module: nn.Module) -> float | None:
-    """The one number that a norm holds."""
-    found = [value for value in vars(module).values() if type(value) is float]
-    return found[0] if len(found) == 1 else None
+@cache
+def _blend(kind: Any, own: Any) -> Any:
+    """One class for each pair."""
+    return type(own.__name__, (kind, own), {"__module__": own.__module__, "__doc__": kind.__doc__})
 
 
-def _is_norm(module: nn.Module) -> bool:
-    """Whether a module is one vector and one number."""
-    own = [(name, p.dim()) for name, p in module.named_parameters()]
-    alone = not list(module.children()) and not list(module.buffers())
-    return alone and own == [("weight", 1)] and _epsilon(module) is not None
-
-
-def _is_gated(module: nn.Module) -> bool:
-    children = dict(module.named_children())
-    own = any(True for _ in module.parameters(recurse=False))
-    return children.keys() == GATED and not own and hasattr(children["gate_proj"], "in_features")
-
-
-def _norm_agrees(module: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether it computes the same as a norm that keeps less, whatever its weight and the type of its input."""
-    own = deepcopy(module)
-    weight = cast(nn.Parameter, own.weight)
-    nn.init.normal_(weight.data, generator=torch.Generator(weight.device).manual_seed(0))
-    weight.requires_grad_(True)
-    fused = deepcopy(own)
-    _become(fused, Norm)
-    scale = cast(float, _epsilon(module)) ** 0.5  # so that the number tells
-    return all(_agree(own, fused, len(weight), kind, dtype, scale) for kind in (torch.float32, dtype))
-
-
-def _gated_agrees(module: nn.Module, dtype: torch.dtype) -> bool:
-    fused = _shell(module)
-    _become(fused, Gated)
-    width = int(cast(Any, module).gate_proj.in_features)
-    return all(_agree(module, fused, width, kind, dtype, 1.0) for kind in (torch.float32, dtype))
-
-
-def _shell(module: nn.Module) -> nn.Module:
-    """A module of its own with the same children."""
-    shell = module.__class__.__new__(module.__class__)
-    shell.__dict__ = dict(vars(module))
-    return shell
-
-
-def _agree(own: nn.Module, fused: nn.Module, width: int, kind: torch.dtype, dtype: torch.dtype, scale: float) -> bool:
-    """Whether two modules give the same, bit by bit, for a few rows [..., width] of a type, and gradients as alike as
-    rounding leaves them."""
-    device = next(own.parameters()).device
-    results = []
-    for module in (own, fused):
-        draw = torch.Generator().manual_seed(0)
-        x = (scale * torch.randn(*PROBE, width, generator=draw)).to(device, kind).requires_grad_()
-        wanted = [x, *(p for p in module.parameters() if p.requires_grad)]
-        with torch.enable_grad(), torch.autocast(device.type, dtype=dtype):
-            out = module(x)
-        g = torch.randn(out.shape, generator=draw).to(out)
-        results.append((out.detach(), torch.autograd.grad(out, wanted, g)))
-    (a, slopes_a), (b, slopes_b) = results
-    same = a.dtype == b.dtype and torch.equal(a, b)
-    return same and all(bool((m - n).norm() <= TOLERANCE * m.norm()) for m, n in zip(slopes_a, slopes_b, strict=True))
+def _reads(module: nn.Module, pattern: type[nn.Module]) -> bool:
+    """Whether a module's forward is that of a pattern to the letter: of transformers' families most have a copy."""
+    own, known = (getattr(kind.forward, "__code__", None) for kind in (type(module), pattern))
+    parts = ("co_code", "co_names", "co_varnames", "co_consts")
+    return own is not None and [getattr(own, part) for part in parts] == [getattr(known, part) for part in parts]
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ the type they were computed in, up to HELD bytes a pack; the rest are computed a
 divided.
 
 In bfloat16 a logit of 16 to 32 is rounded by up to 0.06, and log p with it. The softmax does not mind a shift, so what
-is rounded is W h - c, with c about the target's own logit: small wherever p is large. The shift is one more column of
-the product, c beside h and -1 beside W, and takes place in its float32 accumulator. Leaves out heads that are more than
-a matrix (`forward` knows those).
+is rounded is W h - c, with c about the target's own logit, or the largest where that is far above it: small wherever p
+is large. The shift is one more column of the product, c beside h and -1 beside W, and takes place in its float32
+accumulator (a bias comes after it). Leaves out heads that are more than a matrix (`forward` knows those).
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ PIECE_LOGITS = 2**19
 """Logits treated at a time: 2 MiB in float32."""
 HELD = 2**29
 """Bytes of logits kept from the forward pass to the backward pass of a pack."""
+FAR = 8.0
+"""A logit so far above the target's is shifted by itself: up to here its rounding is 0.016 at most."""
 SPARE = 32
 """Columns more for the shift: one is used, and rows still begin at whole cache lines."""
 
@@ -73,6 +75,9 @@ class _Score(torch.autograd.Function):
                 if spare:
                     x[chunk, width] = (x[chunk, :width] * w[target[chunk], :width]).sum(-1)
                 z = _logits(x[chunk], w, b)
+                if spare and len(far := (z.amax(1) > FAR).nonzero()[:, 0]):
+                    x[far + chunk.start, width] += z[far].amax(1)
+                    z[far] = _logits(x[far + chunk.start], w, b)
                 for piece in _chunks(len(z), len(w), PIECE_LOGITS):
                     at = slice(chunk.start + piece.start, chunk.start + piece.stop)
                     log_p = _scaled(z[piece], divisor[at]).log_softmax(-1)

@@ -82,7 +82,7 @@ class Reward(ABC):
         return self.unreadable_all([problem])[0]
 
     def open(self) -> None:  # noqa: B027  (most rewards hold nothing)
-        """Load now what would be loaded when it is first asked: before it is asked from another thread."""
+        """Load now what must not be loaded in another thread, which it may be asked from next."""
 
     def close(self) -> None:  # noqa: B027
         """Ends worker processes, if there are any; the reward may be used again and starts new ones."""

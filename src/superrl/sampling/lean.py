@@ -53,18 +53,27 @@ class Matrix:
 
     def __init__(self, *layers: nn.Linear) -> None:
         self.layers = layers
-        self._packed = False
-        self._weight = self._bias = cast(Tensor, None)
+        self._packed = packs(layers[0].weight)
+        self.owns = self._packed or len(layers) > 1
+        """Whether it has weights of its own; else it reads its layer's."""
+        self._weight: Tensor = layers[0].weight
+        self._bias: Tensor | None = layers[0].bias
 
     def lay(self, weights: Mapping[int, Tensor]) -> None:
-        """Take the weights found under the ids of the layers' parameters; where none is, the parameter itself."""
+        """Take the weights found under the ids of the layers' parameters; where none is, the parameter itself. What is
+        not packed goes where the last weights were: a recorded step reads them there."""
+        if not self.owns:
+            return
         first = self.layers[0].weight
         parts = [weights.get(id(layer.weight), layer.weight) for layer in self.layers]
         whole = torch.cat([part.detach().to(first.device, first.dtype) for part in parts])
-        self._packed = packs(whole)
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(whole) if self._packed else whole
-        biases = [layer.bias for layer in self.layers if layer.bias is not None]
-        self._bias = torch.cat([bias.detach() for bias in biases]) if biases else cast(Tensor, None)
+        if self._packed:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(whole)
+        else:
+            self._weight = whole if self._weight is first else self._weight.copy_(whole)
+        if biases := [layer.bias for layer in self.layers if layer.bias is not None]:
+            bias = torch.cat([one.detach() for one in biases])
+            self._bias = bias if self._bias is biases[0] or self._bias is None else self._bias.copy_(bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, in] -> [N, out]."""
@@ -96,10 +105,15 @@ class Matrix:
 
 
 def packs(weight: Tensor) -> bool:
-    """Whether oneDNN multiplies by this weight in a layout of its own."""
-    has = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    short = weight.dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return has and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and short
+    """Whether oneDNN multiplies by such a weight in a layout of its own, and takes part in what comes after."""
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    ops = torch.ops.mkldnn
+    if not torch.backends.mkldnn.is_available() or not hasattr(ops, "_reorder_linear_weight"):
+        return False
+    if hasattr(ops, "_is_mkldnn_acl_supported") and ops._is_mkldnn_acl_supported():  # Arm's library adds nothing
+        return False
+    return weight.dtype == torch.float32 or bool(ops._is_mkldnn_bf16_supported())
 
 
 class Layer:
@@ -133,19 +147,20 @@ class Lean:
         self._sign = torch.cat([-torch.ones(half, device=device), torch.ones(half, device=device)])
         self.lay({})
 
+    @torch.inference_mode()
     def lay(self, weights: Mapping[int, Tensor]) -> None:
         """Lay the matrices out anew, with weights by the id of their parameter."""
         for matrix in self._matrices:
             matrix.lay(weights)
 
     def forget_originals(self) -> set[int]:
-        """Give back the memory of the parameters that only the matrices read; their ids. From then on they have a shape
-        and no weights of their own, and `lay` must be given all of them."""
+        """Give back the memory of the parameters that the matrices have copies of; their ids. From then on they have a
+        shape and no weights, and `lay` must be given all of them."""
         kept = id(self._trunk.embed_tokens.weight)
         given: set[int] = set()
         for matrix in self._matrices:
             for layer in matrix.layers:
-                if id(layer.weight) != kept:
+                if matrix.owns and id(layer.weight) != kept:
                     layer.weight.data = layer.weight.data.new_zeros(()).expand(layer.weight.shape)
                     given.add(id(layer.weight))
         return given
@@ -206,7 +221,10 @@ def fitting(model: nn.Module, served: Served) -> Lean | None:
         return None
     lean, device = Lean(model), cast(Any, model).device
     tokens, positions = torch.tensor(served.tokens, device=device), torch.arange(len(served.tokens), device=device)
-    found = lean(tokens[None], positions[None], Alone(), served.windows).float()
+    try:
+        found = lean(tokens[None], positions[None], Alone(), served.windows).float()
+    except (RuntimeError, KeyError):  # a kernel that does not take these shapes, a layer that nobody calls
+        return None
     gap = float((found - served.logits[-1]).norm() / served.logits[-1].norm())
     return lean if gap <= TOLERANCE.get(cast(Any, model).dtype, ROUGH) else None
 

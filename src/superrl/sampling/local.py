@@ -31,8 +31,9 @@ from superrl.records import Stop, Trajectory
 from superrl.sampling.draw import draw
 from superrl.sampling.lean import fitting
 from superrl.sampling.prefixes import Prefixes
-from superrl.sampling.probe import check, serve
+from superrl.sampling.probe import check, serve, shaken
 from superrl.sampling.protocol import Prompt, SamplingLimits, room
+from superrl.sampling.recorded import Recorded, Recorder
 from superrl.sampling.slots import Decode, Piece, Prefill, SlotCache, bucket
 from superrl.sampling.stops import StopStrings, decode
 from superrl.sampling.table import Row, SlotTable
@@ -58,7 +59,7 @@ class LocalSampler:
     `model` becomes the sampler's: it is cast to `compute_dtype`, put into eval mode, and its config names another
     attention, so hand over a deep copy, never a model that shares parameters or config with the learner's.
     `slots` is how many completions are drawn at once; `max_length` caps prompt plus completion below the model's own
-    context length.
+    context length; `record` makes recordings of decode steps, which are replayed from then on (`recorded`).
     """
 
     def __init__(
@@ -71,39 +72,43 @@ class LocalSampler:
         deterministic: bool = True,
         compute_dtype: torch.dtype = torch.float32,
         max_length: int | None = None,
+        record: Recorder | None = None,
     ) -> None:
         if slots < 1:
             raise UserError(f"the sampler needs at least one slot, got {slots}")
         model.eval().requires_grad_(False)
         for parameter in model.parameters():  # not model.to(): rotary frequencies stay float32
             parameter.data = parameter.data.to(compute_dtype)
-        served = serve(model)
-        lean = None if deterministic else fitting(model, served)
-        context: int = model.config.get_text_config().max_position_embeddings
         self.version = 0
         self.deterministic = deterministic
         multiple = (READ_ROWS if slots > READ_ROWS else ROWS_MULTIPLE) if deterministic else 1
         self.slots = -(-slots // multiple) * multiple
+        context: int = model.config.get_text_config().max_position_embeddings
         self.max_length = context if max_length is None else min(max_length, context)
         self._model = model
-        self._lean = lean
-        self._laid = frozenset() if lean is None else lean.forget_originals()
         self._tokenizer = tokenizer
         self._eos = frozenset(eos_ids)
         self._device = next(model.parameters()).device
         self._read_rows = min(self.slots, READ_ROWS) if self._device.type == "cpu" else self.slots
         grows = not deterministic and self._device.type == "cpu" and compute_dtype != torch.float32
         self._whole = WHOLE_KEYS if grows else 0
-        self._cache = SlotCache(self.slots, served.windows)
-        self._prefixes = Prefixes(self._prefill, served.windows, deterministic=deterministic)
-        try:
-            found = self._replay(served.tokens)
-        except (AttributeError, LookupError, TypeError) as error:
-            raise UserError(
-                f"{type(model).__name__} asks more of its cache than the local sampler has ({first_line(error)}); use "
-                "another engine"
-            ) from error
-        check(model, served, found)
+        with shaken(model):
+            served = serve(model)
+            self._lean = None if deterministic else fitting(model, served)
+            self._cache = SlotCache(self.slots, served.windows)
+            self._prefixes = Prefixes(self._prefill, served.windows, deterministic=deterministic)
+            self._recorded: Recorded | None = None
+            check(model, served, self._replay(served.tokens))
+        self._laid: set[int] = set()
+        if self._lean is not None:
+            self._lean.lay({})
+            self._laid = self._lean.forget_originals()
+        if record is not None:
+            if self._lean is None:
+                raise UserError(
+                    f"sampler.graphs: {type(model).__name__} has no forward pass of fixed shapes here: leave graphs out"
+                )
+            self._recorded = Recorded(self._forward, self._cache, record)
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Copy the learner's weights in, cast; a tied parameter may come under one or all of its names."""
@@ -148,7 +153,10 @@ class LocalSampler:
             sorted(rows, key=lambda row: len(row.prefix), reverse=True)
         )  # neighbours of one length: less work
         longest = max((len(row.prompt.tokens) + row.budget for row in rows), default=1)
-        self._cache.reserve(0 if self._whole else bucket(longest, SMALLEST_KEYS), exactly=bool(self._whole))
+        if self._whole:
+            self._cache.begin(self._rounded(longest))
+        else:
+            self._cache.reserve(bucket(longest, SMALLEST_KEYS))
         self._prefixes.want(row.prefix for row in waiting)
         table = SlotTable(self.slots, limits.max_new_tokens)
         stops = StopStrings(self._tokenizer, limits.stop)
@@ -160,6 +168,8 @@ class LocalSampler:
             for slot, row in table.occupied():
                 if row.stop is not None:
                     table.remove(slot)
+        if self._whole:  # it begins anew with the next call: until then the learner has better use for the memory
+            self._cache.clear()
         return [[self._trajectory(row) for row in group] for group in groups]
 
     def _rows(self, prompt: Prompt, limits: SamplingLimits) -> list[Row]:
@@ -184,7 +194,11 @@ class LocalSampler:
     def _make_room(self, table: SlotTable) -> None:
         """A cache that grows holds at least all keys of the next pass."""
         if self._whole and len(table):
-            self._cache.grow(-(-int(self._lengths(table).max()) // self._whole) * self._whole)
+            self._cache.grow(self._rounded(int(self._lengths(table).max())))
+
+    def _rounded(self, keys: int) -> int:
+        """So many keys in a cache that grows by a few at once."""
+        return -(-keys // self._whole) * self._whole
 
     def _prefill(self, pieces: Sequence[Piece], columns: int) -> None:
         """One pass over pieces of prefixes, which writes their keys and values into the prefixes' rooms."""
@@ -225,6 +239,8 @@ class LocalSampler:
         width = self.slots if self.deterministic else len(table)
         inputs, positions = torch.from_numpy(np.stack([table.inputs, table.positions])[:, :width]).to(self._device)
         lengths = self._lengths(table)[:width]
+        if self._recorded is not None:
+            return self._recorded(inputs[:, None], positions[:, None], int(lengths.max()))
         if self.deterministic:
             work = Decode.over(self._cache, positions, lengths, self._read_rows)
         else:
@@ -252,12 +268,18 @@ class LocalSampler:
         prefix, found = tokens[: len(tokens) // 2], []
         self._cache.reserve(SMALLEST_KEYS)
         self._prefixes.want([prefix])
-        self._cache.admit([0], self._prefixes.cache, self._prefixes.take(prefix, 1), len(prefix))
-        for position in range(len(prefix), len(tokens)):
-            row = Row(Prompt(tokens[: position + 1], 1, ()), 0, 1)
-            table = SlotTable(self.slots if self.deterministic else 1, 1)
-            table.put(0, row)
-            found.append(self._logits(table)[0])
+        try:
+            self._cache.admit([0], self._prefixes.cache, self._prefixes.take(prefix, 1), len(prefix))
+            for position in range(len(prefix), len(tokens)):
+                row = Row(Prompt(tokens[: position + 1], 1, ()), 0, 1)
+                table = SlotTable(self.slots if self.deterministic else 1, 1)
+                table.put(0, row)
+                found.append(self._logits(table)[0])
+        except (AttributeError, LookupError, TypeError) as error:
+            raise UserError(
+                f"{type(self._model).__name__} asks more of its cache than the local sampler has "
+                f"({first_line(error)}); use another engine"
+            ) from error
         self._prefixes.forget()
         return torch.stack(found)
 

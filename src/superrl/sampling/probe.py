@@ -8,7 +8,8 @@ forward pass. Leaves out the arithmetic (`slots`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ SERVED_LAYERS = {"full_attention", "sliding_attention"}
 ELSEWHERE = "which the local sampler cannot serve; use another engine"
 PROBE_TOKENS = 12
 """Tokens of the row that the sampler's passes and the model's own are compared on."""
+SHAKE = 0.1
+"""Standard deviation of what norms and biases are shaken by."""
 TOLERANCE = {torch.float32: 1e-3}
 ROUGH = 0.25
 """How far they may differ, relative to the logits' norm. Below float32 rounding can send a token to other experts, so
@@ -45,6 +48,21 @@ class Served:
     windows: Windows
     tokens: tuple[int, ...]
     logits: Tensor
+
+
+@contextmanager
+def shaken(model: nn.Module) -> Iterator[None]:
+    """Within the block norms and biases are not the ones and zeros that a fresh model has, so that one that is left out
+    tells."""
+    draw = torch.Generator().manual_seed(0)
+    kept = [(vector, vector.data.clone()) for vector in model.parameters() if vector.dim() == 1]
+    for vector, values in kept:
+        vector.data += (SHAKE * torch.randn(len(values), generator=draw)).to(values)
+    try:
+        yield
+    finally:
+        for vector, values in kept:
+            vector.data.copy_(values)
 
 
 @torch.inference_mode()

@@ -66,42 +66,66 @@ class SlotCache:
 
     Keys lie transposed in memory: one query times D rows of `capacity` numbers runs up to twice as fast on a CPU.
     Stale entries of earlier sequences stay in place behind the masks, so they must be finite: after a forward pass that
-    was not, `clear`.
+    was not, `clear`. A cache that is to `grow` has its memory at once, up to `room` tokens a slot.
     """
 
     def __init__(self, slots: int, windows: Windows) -> None:
         self.slots = slots
         self.windows = windows
-        self.capacity = 0
+        self.capacity = self.room = 0
+        self.epoch = 0
+        """How often what it held went elsewhere: a recorded step then reads memory that is not the cache's any more."""
+        self._memory: dict[int, KeyValue] = {}
         self._layers: dict[int, KeyValue] = {}
 
     def clear(self) -> None:
         """Forget everything."""
-        self._layers = {}
+        self._memory, self._layers = {}, {}
+        self.epoch += 1
 
-    def reserve(self, capacity: int, *, exactly: bool = False) -> bool:
-        """Make room for sequences of `capacity` tokens; True: the cache had to change, and what it held is lost."""
-        if capacity == self.capacity or (capacity < self.capacity and not exactly):
-            return False
-        self.capacity = capacity
+    def reserve(self, capacity: int) -> None:
+        """Make room for sequences of `capacity` tokens; if that is more than there was, what the cache held is lost."""
+        if capacity > self.capacity:
+            self.capacity = self.room = capacity
+            self.clear()
+
+    def begin(self, room: int) -> None:
+        """Hold nothing, in room for growing to `room` tokens."""
+        self.capacity, self.room = 0, room
         self.clear()
-        return True
 
     def grow(self, capacity: int) -> None:
         """Make room for sequences of `capacity` tokens; what the cache held is kept."""
-        held, old = self.capacity, self._layers
-        if self.reserve(capacity):
-            for layer_idx, states in old.items():
-                for buffer, state in zip(self.layer(layer_idx, *states), states, strict=True):
-                    buffer[:, :, :held].copy_(state)
+        if capacity <= self.capacity:
+            return
+        held, self.capacity, self.room = self.capacity, capacity, max(self.room, capacity)
+        self.epoch += 1
+        for layer_idx, old in self._layers.items():
+            shapes = [(state.shape[1], state.shape[3]) for state in old]
+            kept = [state.clone() for state in old]
+            new = self._layers[layer_idx] = self._laid_out(layer_idx, *shapes)
+            for state, part in zip(new, kept, strict=True):
+                state[:, :, :held].copy_(part)
+                state[:, :, held:].zero_()
 
     def layer(self, layer_idx: int, key: Tensor, value: Tensor) -> KeyValue:
         """The buffers of a layer whose keys and values look like these: [..., Hkv, *, D]."""
         if layer_idx not in self._layers:
-            heads = (self.slots, key.shape[-3])
-            keys = key.new_zeros((*heads, key.shape[-1], self.capacity)).transpose(-1, -2)
-            self._layers[layer_idx] = (keys, value.new_zeros((*heads, self.capacity, value.shape[-1])))
+            shapes = [(state.shape[-3], state.shape[-1]) for state in (key, value)]
+            sizes = [self.slots * self.room * heads * width for heads, width in shapes]
+            self._memory[layer_idx] = key.new_empty(sizes[0]), value.new_empty(sizes[1])
+            self._layers[layer_idx] = self._laid_out(layer_idx, *shapes)
+            for state in self._layers[layer_idx]:
+                state.zero_()
         return self._layers[layer_idx]
+
+    def _laid_out(self, layer_idx: int, of_key: tuple[int, int], of_value: tuple[int, int]) -> KeyValue:
+        """The beginning of a layer's memory as keys and values of the capacity; the shapes are (heads, width)."""
+        (heads, width), (value_heads, value_width) = of_key, of_value
+        keys, values = self._memory[layer_idx]
+        keys = keys[: self.slots * heads * width * self.capacity].view(self.slots, heads, width, self.capacity)
+        values = values[: self.slots * value_heads * self.capacity * value_width]
+        return keys.transpose(-1, -2), values.view(self.slots, value_heads, self.capacity, value_width)
 
     def admit(self, slots: Sequence[int], source: SlotCache, slot: int, length: int) -> None:
         """Copy the first `length` entries of one slot of another cache into several of this one."""

@@ -8,7 +8,6 @@ other C libraries, processes whose owner has tuned glibc himself, and threads (`
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import platform
 from collections.abc import Iterator
@@ -57,7 +56,6 @@ def memory_kept() -> Iterator[bool]:
     finally:
         libc.mallopt(MMAP_THRESHOLD, LARGEST)
         libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST)
-        gc.collect()
         libc.malloc_trim(0)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from common import Turns
-from side_trl import common_settings
+from side_trl import common_settings, grpo_settings
 from workload import Workload
 
 BETAS = (0.9, 0.95)
@@ -164,7 +164,6 @@ def theirs(course: Course, folder: Path) -> None:
             watch.start()
 
     together = course.prompts * course.group
-    micro = next(size for size in range(min(course.micro_batch, together), 0, -1) if together % size == 0)
     config = GRPOConfig(
         **{
             **common_settings(work, "float32", str(folder)),
@@ -173,13 +172,7 @@ def theirs(course: Course, folder: Path) -> None:
             "adam_beta2": BETAS[1],
             "seed": course.seed,
         },
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=together // micro,
-        num_generations=course.group,
-        max_completion_length=course.new_tokens,
-        beta=0.0,
-        temperature=1.0,
-        loss_type="grpo",
+        **grpo_settings(course.group, course.new_tokens, together, course.micro_batch),
     )
     train = rows(course.train)
     data = Dataset.from_dict({key: [row[key] for row in train] for key in ("prompt", "answer")})

@@ -44,6 +44,20 @@ def common_settings(work: Workload, weights: str, folder: str) -> dict[str, Any]
     }
 
 
+def grpo_settings(completions: int, new_tokens: int, rows: int, micro_batch: int) -> dict[str, Any]:
+    """What a GRPO trainer is told: an optimizer step on `rows` completions, at most `micro_batch` of them at a time."""
+    micro = next(size for size in range(min(micro_batch, rows), 0, -1) if rows % size == 0)
+    return {
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": rows // micro,
+        "num_generations": completions,
+        "max_completion_length": new_tokens,
+        "beta": 0.0,
+        "temperature": 1.0,
+        "loss_type": "grpo",
+    }
+
+
 def callback(turns: Turns, reward: SeededReward, unit: int) -> Any:
     """Holds the trainer between steps until it is asked for another `unit` of them."""
     from transformers import TrainerCallback
@@ -111,16 +125,9 @@ def grpo(work: Workload, weights: str, continuous: bool, folder: str) -> Any:
             return found
 
     rows = len(work.prompts) * work.completions
-    micro = next(size for size in range(min(work.micro_batch, rows), 0, -1) if rows % size == 0)
     config = GRPOConfig(
         **common_settings(work, weights, folder),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=rows // micro,
-        num_generations=work.completions,
-        max_completion_length=work.new_tokens,
-        beta=0.0,
-        temperature=1.0,
-        loss_type="grpo",
+        **grpo_settings(work.completions, work.new_tokens, rows, work.micro_batch),
         use_transformers_continuous_batching=continuous,
         transformers_continuous_batching_config=cache(work) if continuous else None,
     )

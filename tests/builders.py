@@ -70,16 +70,22 @@ def sample(length: int, trained: int, *, stream="pg", advantage=1.0, weight=1.0,
     )
 
 
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+"""The shape of a model that computes in milliseconds."""
+
+
 def tiny_llama(seed: int = 0, **overrides) -> PreTrainedModel:
     """Two layers, random weights, float32."""
     torch.manual_seed(seed)
     settings = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        **SMALL,
         "tie_word_embeddings": True,
         "max_position_embeddings": 128,
         "eos_token_id": 0,

@@ -14,30 +14,19 @@ from transformers import (
     Qwen3Config,
 )
 
-from builders import VOCABULARY, flat_gradient, sample, tiny_llama
+from builders import SMALL, VOCABULARY, flat_gradient, sample, tiny_llama
 from superrl.errors import UserError
 from superrl.learner import forward, head, probe
 from superrl.packing.rows import pack
 
-SMALL = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-}
+SHAPE = {**SMALL, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
 CONFIGS = {
-    "qwen2": Qwen2Config(**SMALL),
-    "qwen3": Qwen3Config(**SMALL, head_dim=8),
-    "gemma2": Gemma2Config(**SMALL, head_dim=8, sliding_window=4, final_logit_softcapping=2.0),
-    "gemma3": Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=4),
-    "granite": GraniteConfig(**SMALL, logits_scaling=3.0),
-    "cohere": CohereConfig(**SMALL, logit_scale=0.1),
+    "qwen2": Qwen2Config(**SHAPE),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=8),
+    "gemma2": Gemma2Config(**SHAPE, head_dim=8, sliding_window=4, final_logit_softcapping=2.0),
+    "gemma3": Gemma3TextConfig(**SHAPE, head_dim=8, sliding_window=4),
+    "granite": GraniteConfig(**SHAPE, logits_scaling=3.0),
+    "cohere": CohereConfig(**SHAPE, logit_scale=0.1),
     "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=0),
 }
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from builders import VOCABULARY, flat_gradient, sample, tiny_llama
+from builders import SMALL, flat_gradient, sample, tiny_llama
 from ranks import in_world, on_ranks
 from superrl.config import LoraConfig, OptimizerConfig
 from superrl.learner import forward, fused
@@ -29,25 +29,16 @@ from superrl.models import with_adapters
 from superrl.packing.rows import pack
 
 BF16 = torch.bfloat16
-SMALL = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-}
+SHAPE = {**SMALL, "max_position_embeddings": 64, "pad_token_id": 0}
 INPUT, MIDDLE = "layers.*.input_layernorm", "layers.*.post_attention_layernorm"
 FAMILIES = {
-    "llama": (LlamaConfig(**SMALL, mlp_bias=True, attention_bias=True), {INPUT, MIDDLE}, True),
-    "qwen2": (Qwen2Config(**SMALL), {INPUT, MIDDLE}, True),
-    "qwen3": (Qwen3Config(**SMALL, head_dim=8), {INPUT, MIDDLE}, True),  # q_norm feeds the rotary embedding
-    "mistral": (MistralConfig(**SMALL, hidden_act="gelu_pytorch_tanh"), {INPUT, MIDDLE}, True),
-    "olmo2": (Olmo2Config(**SMALL), None, True),  # norms after the layers, rounded elsewhere
-    "gemma2": (Gemma2Config(**SMALL, head_dim=8, sliding_window=4), None, True),  # 1 + weight
-    "cohere": (CohereConfig(**SMALL), None, True),  # a mean is taken off, too
+    "llama": (LlamaConfig(**SHAPE, mlp_bias=True, attention_bias=True), {INPUT, MIDDLE}, True),
+    "qwen2": (Qwen2Config(**SHAPE), {INPUT, MIDDLE}, True),
+    "qwen3": (Qwen3Config(**SHAPE, head_dim=8), {INPUT, MIDDLE}, True),  # q_norm feeds the rotary embedding
+    "mistral": (MistralConfig(**SHAPE, hidden_act="gelu_pytorch_tanh"), {INPUT, MIDDLE}, True),
+    "olmo2": (Olmo2Config(**SHAPE), None, True),  # norms after the layers, rounded elsewhere
+    "gemma2": (Gemma2Config(**SHAPE, head_dim=8, sliding_window=4), None, True),  # 1 + weight
+    "cohere": (CohereConfig(**SHAPE), None, True),  # a mean is taken off, too
 }
 
 
@@ -241,7 +232,7 @@ def test_what_reads_otherwise_stays():
 def test_a_family_with_gated_norms_is_refitted_and_still_computes():
     torch.manual_seed(0)
     sizes = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8}
-    config = BambaConfig(**SMALL, **sizes, attn_layer_indices=[1], attn_rotary_emb=8)
+    config = BambaConfig(**SHAPE, **sizes, attn_layer_indices=[1], attn_rotary_emb=8)
     own = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     lean, tokens = deepcopy(own), torch.arange(12)[None]
     fused.refit(lean, BF16)

@@ -27,7 +27,7 @@ from transformers import (
 
 from superrl.learner.copies import named_weights
 from superrl.sampling import lean
-from superrl.sampling.probe import serve
+from superrl.sampling.probe import serve, shaken
 from superrl.sampling.protocol import SamplingLimits
 
 FITTING: dict[str, Callable[[], PretrainedConfig]] = {
@@ -130,6 +130,19 @@ def test_what_only_other_weights_would_show_is_seen_on_a_fresh_model(
     assert sampler._lean is None
     for name, parameter in sampler._model.named_parameters():
         torch.testing.assert_close(parameter, kept[name], rtol=0, atol=0)
+
+
+def test_what_has_learnt_something_is_not_shaken() -> None:
+    """Small norms, as trained models have them, shaken by much more than they are, would leave noise to compare."""
+    model = build(LlamaConfig(**SHAPE, attention_bias=True))
+    fresh, learnt = model.model.norm.weight, model.model.layers[0].input_layernorm.weight
+    fresh.data.fill_(1.0)
+    learnt.data.mul_(0.02)
+    before = learnt.clone()
+    with shaken(model):
+        assert torch.equal(learnt, before)
+        assert float(fresh.std()) > 0.05
+    assert torch.equal(fresh, torch.ones_like(fresh))
 
 
 def test_where_torch_has_no_onednn_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ ELSEWHERE = "which the local sampler cannot serve; use another engine"
 PROBE_TOKENS = 12
 """Tokens of the row that the sampler's passes and the model's own are compared on."""
 SHAKE = 0.1
-"""Standard deviation of what norms and biases are shaken by."""
+"""Standard deviation of what fresh norms and biases are shaken by."""
 TOLERANCE = {torch.float32: 1e-3}
 ROUGH = 0.25
 """How far they may differ, relative to the logits' norm. Below float32 rounding can send a token to other experts, so
@@ -53,9 +53,10 @@ class Served:
 @contextmanager
 def shaken(model: nn.Module) -> Iterator[None]:
     """Within the block norms and biases are not the ones and zeros that a fresh model has, so that one that is left out
-    tells."""
+    tells. Those that have learnt something tell as they are."""
     draw = torch.Generator().manual_seed(0)
-    kept = [(vector, vector.data.clone()) for vector in model.parameters() if vector.dim() == 1]
+    vectors = [p for p in model.parameters() if p.dim() == 1 and bool((p == p[:1]).all())]
+    kept = [(vector, vector.data.clone()) for vector in vectors]
     for vector, values in kept:
         vector.data += (SHAKE * torch.randn(len(values), generator=draw)).to(values)
     try:

@@ -19,6 +19,7 @@ from superrl.beside import beside
 from superrl.config import Recipe
 from superrl.errors import Interrupted, UserError
 from superrl.report import Silent
+from superrl.sampling.local import LocalSampler
 
 REFILL = {"keep": "mixed", "oversample": 3.0, "cap": 3, "carry_over": True}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -64,6 +65,17 @@ def test_threads_change_nothing(model: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(training, "beside", before)
     assert differences(threaded, run(settings, tmp_path / "one")) == []
     assert len(threads) == 4
+
+
+def test_the_sampler_sleeps_while_nothing_is_rolled_out(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[int] = []
+    monkeypatch.setattr(LocalSampler, "sleep", lambda sampler: slept.append(sampler.version))
+    for staleness, expected in ((0, [0, 1, 2]), (1, [2])):  # what is last trained on has nothing beside it
+        run(recipe(model, {"staleness": staleness, "steps": 3}), tmp_path / str(staleness))
+        assert slept == expected
+        slept.clear()
 
 
 def test_every_batch_but_the_first_is_one_step_old(model: Path, tmp_path: Path) -> None:

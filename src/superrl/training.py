@@ -144,7 +144,10 @@ def train_step(run: Run, stage: Stage, position: Position) -> tuple[Position, To
     clock.add(batch.seconds)
     stage.method.check_drawn(batch.drawn, position.method_state)
     run.progress.phase("training", len(batch.groups))
-    with beside(_rolls_ahead(run, stage, position.after(batch))) as ahead:
+    rolls_ahead = _rolls_ahead(run, stage, position.after(batch))
+    if rolls_ahead is None:
+        run.sampler.sleep()
+    with beside(rolls_ahead) as ahead:
         with clock("train"):
             groups, plan, means = learn(run, stage, position, batch.groups)
         following, failed = ahead()

@@ -205,3 +205,12 @@ def test_a_capped_or_watched_head_takes_the_slow_path_with_the_same_result():
     model.config.final_logit_softcapping = 5.0
     assert forward.one_matrix(model) is None
     assert float((gradient()[0] - fast[0]).abs().max()) > 1e-4
+
+
+def test_a_second_backward_pass_is_refused():
+    """The first has written over the logits."""
+    made, target, divisor, _ = problem(0, 5, 20, 8, False, False)
+    logp, _ = head.score(*made, None, target, divisor, torch.float32)
+    logp.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="inplace operation"):
+        logp.sum().backward()

@@ -25,7 +25,9 @@ from superrl.learner.forward import token_logprobs
 from superrl.learner.probe import check_served, choose_packer
 from superrl.models import with_adapters
 from superrl.packing import attention, forest, rows
+from superrl.packing import pack as packs
 from superrl.packing.attention import ATTENTION, visible
+from superrl.packing.pack import steady
 from superrl.records import Trajectory
 from superrl.windows import NO_WINDOW, UNLIMITED, reach
 
@@ -263,6 +265,36 @@ def test_output_and_gradient_are_those_of_dense_attention(window, cap):
     torch.testing.assert_close(out, expected.float(), rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(found, torch.autograd.grad((expected * weight).sum(), dense), strict=True):
         torch.testing.assert_close(ours, theirs.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_nodes_that_stand_for_nothing_see_nothing_and_change_nothing(pairs, monkeypatch):
+    batch = [sequence(range(20), 9), sequence([*range(12), 3, 3, 3], 9), sequence([7, 8, 9], 1)]
+    (one,) = forest.pack(batch, 1000)
+    assert one.arguments["input_ids"].shape[1] == steady(one.computed) > one.computed
+    model = pairs["llama"][1]
+    weights = list(model.parameters())
+    logp, _ = token_logprobs(model, one, torch.float32)
+    gradient = torch.autograd.grad(logp.sum(), weights)
+    monkeypatch.setattr(packs, "steady", lambda rows: rows)
+    assert one.arguments["input_ids"].shape[1] == one.computed
+    plain, _ = token_logprobs(model, one, torch.float32)
+    torch.testing.assert_close(logp, plain, rtol=1e-6, atol=1e-6)
+    for ours, expected in zip(gradient, torch.autograd.grad(plain.sum(), weights), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    q, k, v = (torch.randn(1, 2, one.computed + 3, 8, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    out = attention._by_branch(q, k, v, one.forest, 1.0, None, None)
+    assert out[0, one.computed :].abs().sum() == 0
+    whole = attention._by_branch(*(x[:, :, : one.computed] for x in (q, k, v)), one.forest, 1.0, None, None)
+    torch.testing.assert_close(out[:, : one.computed], whole, rtol=0, atol=0)
+
+
+@given(st.integers(1, 1 << 20))
+def test_steady_lengths_are_few_and_little_longer(rows):
+    found = steady(rows)
+    assert rows <= found <= rows + max(8, rows // 16)
+    assert steady(found) == found
+    octave = {steady(n) for n in range(2048, 4096)}
+    assert len(octave) <= 17
 
 
 def test_in_bfloat16_the_forest_is_no_noisier_than_padded_rows(pairs):

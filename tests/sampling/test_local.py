@@ -246,6 +246,23 @@ def test_load_takes_over_the_weights_tied_or_not(family: str) -> None:
     assert not any(torch.equal(a, b) for a, b in pairwise([old.get_input_embeddings().weight, *new.parameters()][:2]))
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_who_slept_draws_as_before_once_weights_are_loaded(deterministic: bool) -> None:
+    model = build_model("llama")
+    sampler = make_sampler(model, compute_dtype=torch.bfloat16, deterministic=deterministic)
+    weights = {name: weight.clone() for name, weight in model.named_parameters()}
+    sampler.load(weights, version=0)
+    before = sampler.sample(some_prompts(2, 2), SamplingLimits(8))
+    sampler.sleep()
+    assert not sampler._cache._memory and not sampler._prefixes.cache._memory
+    if sampler._lean is not None:
+        assert all(matrix._weight is matrix.layers[0].weight for matrix in sampler._lean._matrices)
+        with pytest.raises(AssertionError, match="woken by `load`"):
+            sampler.sample(some_prompts(1, 1), SamplingLimits(1))
+    sampler.load(weights, version=0)
+    assert sampler.sample(some_prompts(2, 2), SamplingLimits(8)) == before
+
+
 def test_load_casts_float32_masters() -> None:
     model = build_model("llama")
     sampler = make_sampler(model, compute_dtype=torch.bfloat16, deterministic=False)

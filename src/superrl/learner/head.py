@@ -5,8 +5,8 @@
 The product with W is taken in large chunks, for the sake of the matrix products; everything the size of the vocabulary
 is done to a few rows of it at a time, which stay in the processor's cache. Logits are kept for the backward pass, in
 the type they were computed in, up to HELD bytes a pack; the rest are computed again. The backward pass writes
-(onehot - p) straight into the operand of its products: nothing of the vocabulary's size is gathered, scattered or
-divided.
+(onehot - p) over them, as the operand of its products: nothing of the vocabulary's size is gathered, scattered or
+divided, and there is one backward pass.
 
 In bfloat16 a logit of 16 to 32 is rounded by up to 0.06, and log p with it. The softmax does not mind a shift, so what
 is rounded is W h - c, with c about the target's own logit, or the largest where that is far above it: small wherever p
@@ -22,8 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 from superrl.learner.linear import product
+from superrl.packing.pack import steady
 
 CHUNK_LOGITS = 2**25
 """Logits of one matrix product: 64 MiB in bfloat16."""
@@ -46,12 +48,19 @@ def score(
     Shapes: rows [E, H], weight [V, H], bias [V], target [E], divisor [E]. Products are taken in `dtype`; at most `held`
     bytes of logits are kept for the backward pass.
     """
+    edges = len(rows)
+    if rows.device.type == "cpu" and (spare := steady(edges) - edges):
+        rows, target, divisor = (
+            pad(rows, (0, 0, 0, spare)),
+            pad(target, (0, spare)),
+            pad(divisor, (0, spare), value=1.0),
+        )
     learnt = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (rows, weight, bias))
     plain = bool((divisor == 1.0).all())
     divisor = divisor.new_empty(0) if plain else divisor.float()[:, None]
     fused: Any = _Score.apply  # torch leaves it untyped
     logp, entropy = fused(rows, weight, bias, target, divisor, dtype, with_entropy, held if learnt else 0)
-    return logp, entropy if with_entropy else None
+    return logp[:edges], entropy[:edges] if with_entropy else None
 
 
 class _Score(torch.autograd.Function):
@@ -76,6 +85,7 @@ class _Score(torch.autograd.Function):
                     x[chunk, width] = (x[chunk, :width] * w[target[chunk], :width]).sum(-1)
                 z = _logits(x[chunk], w, b)
                 if spare and len(far := (z.amax(1) > FAR).nonzero()[:, 0]):
+                    far = far[torch.arange(steady(len(far)), device=far.device).clamp_(max=len(far) - 1)]
                     x[far + chunk.start, width] += z[far].amax(1)
                     z[far] = _logits(x[far + chunk.start], w, b)
                 for piece in _chunks(len(z), len(w), PIECE_LOGITS):
@@ -102,18 +112,17 @@ class _Score(torch.autograd.Function):
         d_rows = torch.empty_like(h) if of_rows else None
         d_weight = d_bias = None
         for number, chunk in enumerate(_chunks(len(x), len(w), CHUNK_LOGITS)):
-            z = kept[number] if number < len(kept) else _logits(x[chunk], w, b)
-            d = torch.empty_like(z)
-            for piece in _chunks(len(z), len(w), PIECE_LOGITS):
+            d = kept[number] if number < len(kept) else _logits(x[chunk], w, b)
+            for piece in _chunks(len(d), len(w), PIECE_LOGITS):
                 at = slice(chunk.start + piece.start, chunk.start + piece.stop)
                 d[piece] = _slope(
-                    z[piece], target[at], divisor[at], g_logp[at], None if g_entropy is None else g_entropy[at]
+                    d[piece], target[at], divisor[at], g_logp[at], None if g_entropy is None else g_entropy[at]
                 )
             if d_rows is not None:
                 d_rows[chunk] = product(d, weight.t())
             if of_weight:
-                part = product(d.t(), h[chunk].t()).float()
-                d_weight = part if d_weight is None else d_weight.add_(part)
+                part = product(d.t(), h[chunk].t())
+                d_weight = part.float() if d_weight is None else d_weight.add_(part)
             if of_bias:
                 sums = d.sum(0, dtype=torch.float32)
                 d_bias = sums if d_bias is None else d_bias.add_(sums)

@@ -168,7 +168,8 @@ def _by_branch(
 
 
 class _BranchAttention(torch.autograd.Function):
-    """query [T, H, D] (scaled), key and value [T, Hkv, D] -> [T, H, D]; keeps these and nothing of size T x L."""
+    """query [T, H, D] (scaled), key and value [T, Hkv, D] -> [T, H, D]; keeps these and nothing of size T x L. Nodes
+    after the forest's last have zeros."""
 
     @staticmethod
     def forward(
@@ -181,7 +182,7 @@ class _BranchAttention(torch.autograd.Function):
             q, k, v = _gather(block, query, key, value)
             weights, _ = _weights(q, k, mask, softcap)
             results.append(_ungrouped(weights.to(v.dtype) @ v, query.shape[1]))
-        return torch.cat(results).index_select(0, forest.place)
+        return _placed(torch.cat(results), forest, len(query))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -190,7 +191,8 @@ class _BranchAttention(torch.autograd.Function):
         d_key = torch.zeros(key.shape, dtype=torch.float32)
         d_value = torch.zeros(value.shape, dtype=torch.float32)
         d_queries, total = [], sum(len(block.query) for block in forest.blocks)
-        gradient = gradients[0].new_zeros(total, *gradients[0].shape[1:]).index_copy(0, forest.place, gradients[0])
+        real = gradients[0][: len(forest.place)]
+        gradient = real.new_zeros(total, *real.shape[1:]).index_copy(0, forest.place, real)
         rows = gradient.split([len(block.query) for block in forest.blocks])
         for block, mask, row in zip(forest.blocks, forest.masks(ctx.window), rows, strict=True):
             q, k, v = _gather(block, query, key, value)
@@ -204,8 +206,16 @@ class _BranchAttention(torch.autograd.Function):
             d_scores = d_scores.to(q.dtype)
             d_key.index_add_(0, block.key, _flat(d_scores.transpose(-1, -2) @ q).float())
             d_queries.append(_ungrouped(d_scores @ k, query.shape[1]))
-        d_query = torch.cat(d_queries).index_select(0, forest.place)
+        d_query = _placed(torch.cat(d_queries), forest, len(query))
         return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None, None, None
+
+
+def _placed(rows: Tensor, forest: Forest, nodes: int) -> Tensor:
+    """Of the blocks' rows one for each node, zeros after the forest's last."""
+    out = rows.new_empty(nodes, *rows.shape[1:])
+    torch.index_select(rows, 0, forest.place, out=out[: len(forest.place)])
+    out[len(forest.place) :].zero_()
+    return out
 
 
 def _gather(block: Block, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

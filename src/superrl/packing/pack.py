@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from superrl.packing.attention import Forest
 
@@ -35,7 +36,8 @@ class Pack:
     The E distinct edges are what the head computes: edge e predicts token `target[e]` from hidden state `source[e]` (an
     index among the R * L) at `temperature[e]`. The N trained tokens, in the order of `items` and of position: token i
     is edge `edge[i]`, and stands at `position[i]` of sequence `items[sequence[i]]`. `logical` counts the tokens of all
-    sequences, `computed` those that go through the model, padding included. `forest` is None where rows share nothing.
+    sequences, `computed` those that go through the model, padding of rows included, what `steady` adds not. `forest` is
+    None where rows share nothing.
     """
 
     items: tuple[int, ...]
@@ -56,9 +58,13 @@ class Pack:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the model's trunk is called with."""
-        shared = {} if self.forest is None else {"position_ids": self.forest.depth[None], "forest": self.forest}
-        return {"input_ids": self.tokens, "use_cache": False, **shared}
+        """What the model's trunk is called with. A forest's one row has nodes at its end on a CPU that stand for
+        nothing (`steady`): they see nothing, and nothing sees them."""
+        if self.forest is None:
+            return {"input_ids": self.tokens, "use_cache": False}
+        spare = steady(self.computed) - self.computed if self.tokens.device.type == "cpu" else 0
+        tokens, depth = (pad(one, (0, spare)) for one in (self.tokens, self.forest.depth[None]))
+        return {"input_ids": tokens, "position_ids": depth, "use_cache": False, "forest": self.forest}
 
     def to(self, device: torch.device) -> Pack:
         """The same pack on another device."""
@@ -73,6 +79,18 @@ class Pack:
 Packer = Callable[[Sequence[Tokens], int], list[Pack]]
 """`packer(sequences, max_tokens)`: a sequence is never cut, one longer than `max_tokens` gets its own pack, one without
 a trained token is in none."""
+
+
+def steady(rows: int) -> int:
+    """`rows` rounded up by a sixteenth at most, or to a multiple of 8. oneDNN writes code for products of every number
+    of rows that it meets, a third of a megabyte each, and forgets none: a run whose packs all have other lengths would
+    grow for hundreds of steps.
+
+    >>> steady(3), steady(781), steady(3170)
+    (8, 800, 3200)
+    """
+    step = max(8, 1 << max(0, rows.bit_length() - 5))
+    return -(-rows // step) * step
 
 
 def trained_positions(sequence: Tokens) -> list[int]:

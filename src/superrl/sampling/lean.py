@@ -75,6 +75,10 @@ class Matrix:
             bias = torch.cat([one.detach() for one in biases])
             self._bias = bias if self._bias is biases[0] or self._bias is None else self._bias.copy_(bias)
 
+    def forget(self) -> None:
+        """Give back the memory of what was laid."""
+        self._weight, self._bias = self.layers[0].weight, self.layers[0].bias
+
     def __call__(self, x: Tensor) -> Tensor:
         """[N, in] -> [N, out]."""
         if not self._packed:
@@ -116,6 +120,30 @@ def packs(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 or bool(ops._is_mkldnn_bf16_supported())
 
 
+class Norm:
+    """An RMS norm of a model's, computed in float32 and given in the type of its input."""
+
+    def __init__(self, norm: Any) -> None:
+        self._own = norm
+        width = len(norm.weight)
+        self._stretch = width**0.5
+        self._least = norm.weight.new_tensor(width * norm.variance_epsilon, dtype=torch.float32)
+        self._weight = torch.empty_like(norm.weight, dtype=torch.float32)
+
+    def lay(self) -> None:
+        """Take the weight that the norm has now."""
+        self._weight.copy_(self._own.weight).mul_(self._stretch)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., H] -> [..., H]."""
+        if x.device.type != "cpu":
+            return rms_norm(x, self._weight.shape, self._own.weight, self._own.variance_epsilon)
+        found = x.to(torch.float32, copy=True)  # torch's own takes nine passes on a CPU
+        size = torch.linalg.vector_norm(found, dim=-1, keepdim=True)
+        scale = torch.addcmul(self._least, size, size).rsqrt_()
+        return found.mul_(scale).mul_(self._weight).to(x.dtype)
+
+
 class Layer:
     """One decoder layer: its matrices, norms and shapes."""
 
@@ -126,8 +154,9 @@ class Layer:
         self.width = int(attention.head_dim)
         self.scale = float(attention.scaling)
         self.heads = [one.out_features // self.width for one in (attention.q_proj, attention.k_proj)]
-        self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
-        self.head_norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
+        self.before = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
+        self.of_heads = [Norm(attention.q_norm), Norm(attention.k_norm)] if hasattr(attention, "q_norm") else []
+        self.norms = (*self.before, *self.of_heads)
         self.qkv = Matrix(attention.q_proj, attention.k_proj, attention.v_proj)
         self.out, self.gate = Matrix(attention.o_proj), Matrix(mlp.gate_proj)
         self.up, self.down = Matrix(mlp.up_proj), Matrix(mlp.down_proj)
@@ -140,7 +169,8 @@ class Lean:
     def __init__(self, model: Any) -> None:
         self._trunk = model.model
         self._layers = [Layer(layer) for layer in self._trunk.layers]
-        self._head = Matrix(model.lm_head)
+        self._last, self._head = Norm(self._trunk.norm), Matrix(model.lm_head)
+        self._norms = [*(norm for layer in self._layers for norm in layer.norms), self._last]
         self._matrices = [*(matrix for layer in self._layers for matrix in layer.matrices), self._head]
         half = self._layers[0].width // 2
         device = self._trunk.embed_tokens.weight.device
@@ -149,9 +179,16 @@ class Lean:
 
     @torch.inference_mode()
     def lay(self, weights: Mapping[int, Tensor]) -> None:
-        """Lay the matrices out anew, with weights by the id of their parameter."""
+        """Lay the matrices out anew, with weights by the id of their parameter, and the norms with their own."""
         for matrix in self._matrices:
             matrix.lay(weights)
+        for norm in self._norms:
+            norm.lay()
+
+    def forget(self) -> None:
+        """Give back the memory of all matrices; `lay` brings them again."""
+        for matrix in self._matrices:
+            matrix.forget()
 
     def forget_originals(self) -> set[int]:
         """Give back the memory of the parameters that the matrices have copies of; their ids. From then on they have a
@@ -172,10 +209,10 @@ class Lean:
         turn = cos[:, :, None], (sin * self._sign).to(x.dtype)[:, :, None]
         shape, x = tokens.shape, x.flatten(0, 1)
         for layer in self._layers:
-            x = layer.out.plus(self._attended(layer, normed(x, layer.norms[0]), shape, turn, work, windows), x)
-            y = normed(x, layer.norms[1])
+            x = layer.out.plus(self._attended(layer, layer.before[0](x), shape, turn, work, windows), x)
+            y = layer.before[1](x)
             x = layer.down.plus(layer.up.times(y, layer.gate.silu(y)), x)
-        return self._head(normed(x.view(*shape, -1)[:, -1], self._trunk.norm))
+        return self._head(self._last(x.view(*shape, -1)[:, -1]))
 
     @staticmethod
     def _attended(
@@ -185,19 +222,13 @@ class Lean:
         queries, keys = layer.heads
         qkv = layer.qkv(x).view(*shape, -1, layer.width)
         turned = qkv[:, :, : queries + keys]
-        if layer.head_norms is not None:
-            ends = (0, queries, queries + keys)
-            parts = zip(ends, ends[1:], layer.head_norms, strict=False)
-            turned = torch.cat([normed(turned[:, :, a:b], norm) for a, b, norm in parts], 2)
+        if layer.of_heads:
+            parts = zip(turned.split(layer.heads, 2), layer.of_heads, strict=True)
+            turned = torch.cat([norm(part) for part, norm in parts], 2)
         turned = torch.addcmul(turned * turn[0], turned.roll(layer.width // 2, -1), turn[1]).transpose(1, 2)
         key, value = work.update(turned[:, queries:], qkv[:, :, queries + keys :].transpose(1, 2), layer.index)
         found = work.attend(turned[:, :queries] * layer.scale, key, value, windows[layer.attention], None)
         return found.transpose(1, 2).reshape(x.shape[0], -1)
-
-
-def normed(x: Tensor, norm: Any) -> Tensor:
-    """RMSNorm over the last dimension."""
-    return rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
 class Alone:

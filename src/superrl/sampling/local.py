@@ -80,6 +80,7 @@ class LocalSampler:
         for parameter in model.parameters():  # not model.to(): rotary frequencies stay float32
             parameter.data = parameter.data.to(compute_dtype)
         self.version = 0
+        self._sleeps = False
         self.deterministic = deterministic
         multiple = (READ_ROWS if slots > READ_ROWS else ROWS_MULTIPLE) if deterministic else 1
         self.slots = -(-slots // multiple) * multiple
@@ -136,6 +137,15 @@ class LocalSampler:
                 self._lean.lay({id(names[name]): weight for name, weight in weights.items()})
         self._prefixes.forget()
         self.version = version
+        self._sleeps = False
+
+    def sleep(self) -> None:
+        """Give the caches' memory back, and that of weights which `load` lays out anew; those of recordings stay."""
+        if self._recorded is None:
+            self.close()
+            if self._lean is not None:
+                self._lean.forget()
+                self._sleeps = True
 
     def close(self) -> None:
         """Give the caches' memory back."""
@@ -147,6 +157,7 @@ class LocalSampler:
         self, prompts: Sequence[Prompt], limits: SamplingLimits, on_tokens: Callable[[int], None] | None = None
     ) -> list[list[Trajectory]]:
         """One list of `n` trajectories a prompt, in the order given. `on_tokens(k)` hears that k tokens were drawn."""
+        assert not self._sleeps, "a sampler that sleeps is woken by `load`"
         groups = [self._rows(prompt, limits) for prompt in prompts]
         rows = [row for group in groups for row in group]
         waiting = deque(

@@ -1,4 +1,4 @@
-"""What the loop asks of an engine that generates: two verbs, `sample` and `load`.
+"""What the loop asks of an engine that generates: `sample` and `load`, and between them `sleep`.
 
 Engines: `local.py` (in-process, any causal LM of transformers) and, with the `vllm` extra, `vllm.py` and
 `vllm_server.py`. Everything random comes from `Prompt.key`, so that a draw depends on neither its neighbours in the
@@ -73,6 +73,10 @@ class Sampler(Protocol):
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Take over the learner's weights; trajectories drawn from now on carry `version`."""
+        ...
+
+    def sleep(self) -> None:
+        """Nothing is sampled before the next `load`: what an engine can do without until then, it may give back."""
         ...
 
     def close(self) -> None:

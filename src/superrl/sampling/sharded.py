@@ -41,6 +41,11 @@ class ShardedSampler:
         if self.inner is not None:
             self.inner.load(weights, version)
 
+    def sleep(self) -> None:
+        """Let this rank's engine sleep."""
+        if self.inner is not None:
+            self.inner.sleep()
+
     def close(self) -> None:
         """Close this rank's engine."""
         if self.inner is not None:

@@ -103,6 +103,9 @@ class VllmSampler:
             raise
         return trajectories(prompts, list(answers.values()), self._tokenizer, self.version, self._eos)
 
+    def sleep(self) -> None:
+        """vLLM keeps the memory that it was given at its start."""
+
     def close(self) -> None:
         """Give memory and process group back; nothing can be sampled after it."""
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory

@@ -109,6 +109,9 @@ class ServerSampler:
             raise RunError(f"vLLM at {self._server.root} refuses a request ({refused.why}): look at its log")
         return trajectories(prompts, answers, self._tokenizer, self.version, self._eos)
 
+    def sleep(self) -> None:
+        """The server has a machine of its own."""
+
     def close(self) -> None:
         """The server goes on; it is not ours."""
 

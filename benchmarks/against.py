@@ -12,6 +12,8 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sides", nargs="+", choices=[OURS, *VARIANTS], default=[OURS, *VARIANTS])
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="what both compute in")
-    parser.add_argument("--pack", type=int, default=4096, help="our max_tokens_per_pack")
+    parser.add_argument("--pack", type=int, help="our max_tokens_per_pack (as many as there are in a micro-batch)")
     parser.add_argument("--micro-batch", type=int, default=8, help="their per_device_train_batch_size")
+
+
+def as_many(work: Workload, pack: int | None) -> Workload:
+    """The work with packs of ours that hold as many tokens as a micro-batch of theirs, padding included; or of `pack`.
+    What takes part in a backward pass is most of what a step needs of memory."""
+    from transformers import AutoTokenizer
+
+    if pack is None:
+        tokenizer = AutoTokenizer.from_pretrained(work.model)
+        texts = [a + b for a, b in zip_longest(work.prompts, work.demonstrations, fillvalue="")]
+        longest = max(len(tokenizer(text)["input_ids"]) for text in texts)
+        pack = work.micro_batch * (longest + (0 if work.demonstrations else work.new_tokens))
+    return replace(work, pack=pack)
 
 
 def wanted(options: argparse.Namespace, *, supervised: bool = False) -> list[str]:

@@ -71,7 +71,7 @@ def report(shares: Mapping[str, Any]) -> str:
 def arguments() -> argparse.Namespace:
     made = parser(__doc__)
     add_options(made)
-    made.set_defaults(sides=["superrl", "trl"])
+    made.set_defaults(sides=["superrl", "trl"], pack=4096)
     made.add_argument("--model", type=Path, help="a Hugging Face folder; default: random weights of --shape")
     made.add_argument("--shape", choices=SHAPES, default="smollm2")
     made.add_argument("--completions", type=int, default=8)

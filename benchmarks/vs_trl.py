@@ -11,9 +11,10 @@ weights and random prompts of 100 tokens; with one, word problems of about 100 t
 
 Equal work: every completion has exactly C tokens on either side, for both load a model folder whose end-of-sequence
 token cannot be drawn (the counts are told and printed); rewards are seeded numbers, never all equal in a group;
-learning rate 1e-6, no KL term, temperature 1, one optimizer step on all rows, float32 weights and `--dtype` arithmetic
-(but see side_trl.py for TRL's variants). Step: from being asked to the step's end, everything included. Generating:
-time/rollout of ours, TRL's `_generate`. Training: the rest, without scoring. Peak memory is of each process.
+learning rate 1e-6, no KL term, temperature 1, one optimizer step on all rows, as many tokens at most in a backward
+pass, float32 weights and `--dtype` arithmetic (but see side_trl.py for TRL's variants). Step: from being asked to the
+step's end, everything included. Generating: time/rollout of ours, TRL's `_generate`. Training: the rest, without
+scoring. Peak memory is of each process.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from against import add_options, compare, report, summary, wanted
+from against import add_options, as_many, compare, report, summary, wanted
 from common import machine, parser, save, settings
 from workload import SHAPES, Workload, questions, shaped, solutions, unending, word_problems, words
 
@@ -50,17 +51,17 @@ def workload(name: str, options: argparse.Namespace, folder: Path) -> Workload:
     limits = {
         "dtype": options.dtype,
         "threads": options.threads,
-        "pack": options.pack,
         "micro_batch": options.micro_batch,
     }
     if name == "sft":
         rows = 16 if options.quick else ROWS
         prompts, answers = texts(options, rows)
-        return Workload(str(model), tuple(prompts), tuple(answers), **limits)
+        return as_many(Workload(str(model), tuple(prompts), tuple(answers), **limits), options.pack)
     groups, completions, new_tokens = map(int, name.split("x"))
     prompts, _ = texts(options, groups)
     endless = str(unending(Path(model), folder / "endless"))
-    return Workload(endless, tuple(prompts), completions=completions, new_tokens=new_tokens, **limits)
+    work = Workload(endless, tuple(prompts), completions=completions, new_tokens=new_tokens, **limits)
+    return as_many(work, options.pack)
 
 
 def arguments() -> argparse.Namespace:

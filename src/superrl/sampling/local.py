@@ -2,8 +2,8 @@
 
 One forward pass draws one token for every row in a slot; a finished row leaves and a waiting one joins. The prefix of a
 prompt (all but its last token) is computed once, what it has in common with others included, and copied into the slots
-of its completions; the last prompt token is a row's first input, so every log-probability comes out of the same kind of
-pass.
+of its completions, or where that pays held beside them once for all (`trunks`); the last prompt token is a row's first
+input, so every log-probability comes out of the same kind of pass.
 
 `deterministic=True`: tokens and log-probabilities of a completion are bit-equal whatever else is sampled, in whatever
 order. Results of a kernel depend on its shapes, so shapes depend on nothing but the row itself: always all slots (idle
@@ -37,6 +37,7 @@ from superrl.sampling.recorded import Recorded, Recorder
 from superrl.sampling.slots import Decode, Piece, Prefill, SlotCache, bucket
 from superrl.sampling.stops import StopStrings, decode
 from superrl.sampling.table import Row, SlotTable
+from superrl.sampling.trunks import Trunks
 from superrl.truncation import Truncation
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ SMALLEST_KEYS = 32
 WHOLE_KEYS = 32
 """Below float32 a CPU's batched product copies keys that are only a part of the cache, at the cost of reading them
 twice. So there the cache grows with its longest row, by so many keys, and is read whole."""
+COMMON, COMMON_ON_DEVICE = 160, 1024
+"""From how many tokens of a prompt on its completions read them together: on a CPU (measured), elsewhere (not)."""
 READ_ROWS = 64
 """Attention on the CPU treats so many rows in a call; a GPU prefers one call."""
 
@@ -91,6 +94,7 @@ class LocalSampler:
         self._eos = frozenset(eos_ids)
         self._device = next(model.parameters()).device
         self._read_rows = min(self.slots, READ_ROWS) if self._device.type == "cpu" else self.slots
+        self._common = COMMON if self._device.type == "cpu" else COMMON_ON_DEVICE
         grows = not deterministic and self._device.type == "cpu" and compute_dtype != torch.float32
         self._whole = WHOLE_KEYS if grows else 0
         with shaken(model):
@@ -163,13 +167,15 @@ class LocalSampler:
         waiting = deque(
             sorted(rows, key=lambda row: len(row.prefix), reverse=True)
         )  # neighbours of one length: less work
-        longest = max((len(row.prompt.tokens) + row.budget for row in rows), default=1)
+        trunks = self._trunks(prompts)
+        own = (row.budget + (len(row.prompt.tokens) if trunks is None else 1) for row in rows)
+        longest = max(own, default=1)
         if self._whole:
             self._cache.begin(self._rounded(longest))
         else:
             self._cache.reserve(bucket(longest, SMALLEST_KEYS))
         self._prefixes.want(row.prefix for row in waiting)
-        table = SlotTable(self.slots, limits.max_new_tokens)
+        table = SlotTable(self.slots, limits.max_new_tokens, trunks)
         stops = StopStrings(self._tokenizer, limits.stop)
         while waiting or len(table):
             self._admit(waiting, table)
@@ -187,6 +193,17 @@ class LocalSampler:
         budget = room(prompt, limits, self.max_length)
         return [Row(prompt, sample, budget) for sample in range(prompt.n)]
 
+    def _trunks(self, prompts: Sequence[Prompt]) -> Trunks | None:
+        """Room for what the rows of each prompt have in common, where that is enough to be read by itself."""
+        lengths = {prompt.tokens[:-1]: len(prompt.tokens) - 1 for prompt in prompts}
+        alone = any(prompt.n < 2 or len(prompt.tokens) < 2 for prompt in prompts)
+        if self.deterministic or self._recorded is not None or alone or not prompts:
+            return None
+        if sum(lengths.values()) < self._common * len(lengths):
+            return None
+        room = -(-max(lengths.values()) // WHOLE_KEYS) * WHOLE_KEYS
+        return Trunks(self._cache.windows, min(len(lengths), self.slots), room)
+
     def _admit(self, waiting: deque[Row], table: SlotTable) -> None:
         """Waiting rows take the idle slots."""
         joining: dict[tuple[int, ...], list[int]] = {}
@@ -198,7 +215,10 @@ class LocalSampler:
         self._make_room(table)
         for prefix, slots in joining.items():
             room = self._prefixes.take(prefix, len(slots))
-            self._cache.admit(slots, self._prefixes.cache, room, len(prefix))
+            if table.trunks is None:
+                self._cache.admit(slots, self._prefixes.cache, room, len(prefix))
+            else:
+                table.trunk[slots] = table.trunks.join(prefix, len(slots), self._prefixes.cache, room)
         if not self.deterministic:
             self._compact(table)
 
@@ -248,14 +268,16 @@ class LocalSampler:
     def _logits(self, table: SlotTable) -> Tensor:
         """[n, vocabulary] of the next token of every active row, which are the first; if deterministic of all slots."""
         width = self.slots if self.deterministic else len(table)
-        inputs, positions = torch.from_numpy(np.stack([table.inputs, table.positions])[:, :width]).to(self._device)
+        rows = np.stack([table.inputs, table.positions, table.places])[:, :width]
+        inputs, positions, places = torch.from_numpy(rows).to(self._device)
         lengths = self._lengths(table)[:width]
         if self._recorded is not None:
             return self._recorded(inputs[:, None], positions[:, None], int(lengths.max()))
         if self.deterministic:
-            work = Decode.over(self._cache, positions, lengths, self._read_rows)
+            work = Decode.over(self._cache, places, lengths, self._read_rows)
         else:
-            work = Decode.grouped(self._cache, positions, lengths, self._whole)
+            before = None if table.trunks is None else table.trunks.read(table.trunk[:width], positions)
+            work = Decode.grouped(self._cache, places, lengths, self._whole, before)
         return self._forward(inputs[:, None], positions[:, None], work)
 
     def _forward(self, tokens: Tensor, positions: Tensor, work: Prefill | Decode) -> Tensor:
@@ -296,7 +318,7 @@ class LocalSampler:
 
     def _lengths(self, table: SlotTable) -> NDArray[np.int64]:
         """How many keys each slot reads: its own, in deterministic mode up to their bucket; 0 for idle ones."""
-        lengths = np.where(table.active, table.positions + 1, 0)
+        lengths = np.where(table.active, table.places + 1, 0)
         if not self.deterministic:
             return lengths
         sizes = {int(length): bucket(int(length), SMALLEST_KEYS) for length in np.unique(lengths) if length > 0}
@@ -314,7 +336,7 @@ class LocalSampler:
         count = len(table)
         sources = [slot for slot, _ in table.occupied() if slot >= count]
         for source, target in zip(sources, table.free(), strict=False):
-            self._cache.move(source, target, int(table.positions[source]))
+            self._cache.move(source, target, int(table.places[source]))
             table.move(source, target)
 
     def _trajectory(self, row: Row) -> Trajectory:

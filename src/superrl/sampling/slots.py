@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from superrl.sampling.probe import Windows
 
@@ -47,13 +47,16 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, softc
     """
     batch, heads, queries, _ = query.shape
     shared, length = key.shape[1], key.shape[2]
-    scores = torch.matmul(query.reshape(batch, shared, -1, query.shape[-1]), key.transpose(-1, -2))
-    if softcap is not None:
-        scores = torch.tanh(scores.float() / softcap) * softcap
+    scores = capped(torch.matmul(query.reshape(batch, shared, -1, query.shape[-1]), key.transpose(-1, -2)), softcap)
     if mask is not None:
         scores.view(batch, shared, -1, queries, length).add_(mask)
     weights = scores.softmax(-1).to(value.dtype)  # which computes in float32 whatever it is given
     return torch.matmul(weights, value).view(batch, heads, queries, value.shape[-1])
+
+
+def capped(scores: Tensor, softcap: float | None) -> Tensor:
+    """The scores, with a soft cap if there is one."""
+    return scores if softcap is None else torch.tanh(scores.float() / softcap) * softcap
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -119,6 +122,11 @@ class SlotCache:
             for state in self._layers[layer_idx]:
                 state.zero_()
         return self._layers[layer_idx]
+
+    def held(self, layer_idx: int, slots: int) -> KeyValue:
+        """The keys and values of a layer in the first slots."""
+        keys, values = self._layers[layer_idx]
+        return keys[:slots], values[:slots]
 
     def _laid_out(self, layer_idx: int, of_key: tuple[int, int], of_value: tuple[int, int]) -> KeyValue:
         """The beginning of a layer's memory as keys and values of the capacity; the shapes are (heads, width)."""
@@ -230,14 +238,27 @@ class Read(NamedTuple):
     taken: Tensor | None = None
 
 
+class Beginnings(Protocol):
+    """What rows have in common before the keys in their slots: `trunks.Shared`."""
+
+    def attend(
+        self, query: Tensor, own: Tensor, layer_idx: int, window: int | None, softcap: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """What it gives [n, Hkv, r, D] and the weights [n, Hkv, r, L] of a row's own keys, whose scores are `own`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Decode:
-    """A forward pass of one token for each of the first n slots; row i's token stands at `positions[i]`."""
+    """A forward pass of one token for each of the first n slots; row i's token stands at `positions[i]` of its slot,
+    after what it has in common with others, if there is such a thing."""
 
     cache: SlotCache
     positions: Tensor
     reads: tuple[Read, ...]
     _rows: Tensor
+    beginnings: Beginnings | None = None
+    _layer: list[int] = field(default_factory=lambda: [0])
     _masks: dict[tuple[int, int, int | None], tuple[int, Tensor | None]] = field(default_factory=dict)
 
     @staticmethod
@@ -258,11 +279,19 @@ class Decode:
         return Decode(cache, positions, tuple(reads), torch.arange(len(positions), device=positions.device))
 
     @staticmethod
-    def grouped(cache: SlotCache, positions: Tensor, lengths: NDArray[np.int64], whole: int = 0) -> Decode:
-        """Every slot up to its own length, neighbours together as long as that costs less than another call. A read
-        that ends less than `whole` keys before the cache does reads to its end."""
+    def grouped(
+        cache: SlotCache,
+        positions: Tensor,
+        lengths: NDArray[np.int64],
+        whole: int = 0,
+        beginnings: Beginnings | None = None,
+        spare: int | None = None,
+    ) -> Decode:
+        """Every slot up to its own length, neighbours together as long as that costs less than another call, which is
+        that of reading `spare` keys. A read that ends less than `whole` keys before the cache does reads to its end."""
         reads: list[Read] = []
-        spare = SPARE_KEYS if positions.device.type == "cpu" else SPARE_KEYS_ON_DEVICE
+        if spare is None:
+            spare = SPARE_KEYS if positions.device.type == "cpu" else SPARE_KEYS_ON_DEVICE
         first, least, most = 0, int(lengths[0]), int(lengths[0])
         for row, length in enumerate(lengths.tolist()):
             longest = max(most, length)
@@ -272,7 +301,8 @@ class Decode:
             else:
                 least, most = min(least, length), longest
         reads.append(Read(first, len(lengths), cache.capacity if cache.capacity - most < whole else most, least))
-        return Decode(cache, positions, tuple(reads), torch.arange(len(positions), device=positions.device))
+        rows = torch.arange(len(positions), device=positions.device)
+        return Decode(cache, positions, tuple(reads), rows, beginnings)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
@@ -281,9 +311,12 @@ class Decode:
         keys, values = self.cache.layer(layer_idx, key, value)
         keys[self._rows, :, self.positions] = key[:, :, 0]
         values[self._rows, :, self.positions] = value[:, :, 0]
+        self._layer[0] = layer_idx
         return keys, values
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, softcap: float | None) -> Tensor:
+        if self.beginnings is not None:
+            return self._after(self.beginnings, query, key, value, window, softcap)
         if len(self.reads) == 1 and self.reads[0].taken is None and self.reads[0][:2] == (0, len(query)):
             return self._read(self.reads[0], query, key, value, window, softcap)
         result = query.new_zeros((*query.shape[:-1], value.shape[-1]))
@@ -291,6 +324,24 @@ class Decode:
             found, part = self._read(read, query, key, value, window, softcap), result[read.first : read.last]
             part.copy_(found if read.taken is None else torch.where(read.taken, found, part))
         return result
+
+    def _after(
+        self, before: Beginnings, query: Tensor, key: Tensor, value: Tensor, window: int | None, softcap: float | None
+    ) -> Tensor:
+        """A row's own keys after those that it has in common with others: one softmax over both."""
+        query = query.view(len(query), key.shape[1], -1, query.shape[-1])
+        longest = max(read.length for read in self.reads)
+        scores, seen = [], []
+        for read in self.reads:
+            rows, (begin, mask) = slice(read.first, read.last), self._mask(read, window, query.dtype)
+            own = capped(torch.matmul(query[rows], key[rows, :, begin : read.length].transpose(-1, -2)), softcap)
+            own = own if mask is None else own.add_(mask[:, :, 0])
+            scores.append(pad(own, (begin, longest - read.length), value=-torch.inf))
+            seen.append((rows, slice(begin, read.length)))
+        found, weights = before.attend(query, torch.cat(scores), self._layer[0], window, softcap)
+        for rows, columns in seen:
+            found[rows] += torch.matmul(weights[rows, :, :, columns], value[rows, :, columns])
+        return found.view(len(query), -1, 1, value.shape[-1])
 
     def _read(
         self, read: Read, query: Tensor, key: Tensor, value: Tensor, window: int | None, softcap: float | None

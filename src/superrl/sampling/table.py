@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from superrl.records import Stop
 from superrl.sampling.draw import uniforms
 from superrl.sampling.protocol import Prompt
+from superrl.sampling.trunks import Trunks
 
 
 @dataclass(eq=False, slots=True)
@@ -33,11 +34,16 @@ class Row:
 class SlotTable:
     """The rows in the slots. Idle slots hold token 0 at position 0: they may be computed, nobody reads them."""
 
-    def __init__(self, slots: int, max_new_tokens: int) -> None:
+    def __init__(self, slots: int, max_new_tokens: int, trunks: Trunks | None = None) -> None:
+        self.trunks = trunks
         self.rows: list[Row | None] = [None] * slots
         self.active = np.zeros(slots, dtype=bool)
         self.inputs = np.zeros(slots, dtype=np.int64)
         self.positions = np.zeros(slots, dtype=np.int64)
+        """Where the next token stands in its row."""
+        self.places = np.zeros(slots, dtype=np.int64)
+        """Where its keys go in the slot."""
+        self.trunk = np.zeros(slots, dtype=np.int64)
         self.temperature = np.ones(slots)
         self._drawn = np.zeros(slots, dtype=np.int64)
         self._uniforms = np.zeros((slots, max_new_tokens))
@@ -59,11 +65,12 @@ class SlotTable:
         return self._uniforms[np.arange(len(self.rows)), np.minimum(self._drawn, self._uniforms.shape[1] - 1)]
 
     def put(self, slot: int, row: Row) -> None:
-        """A row joins."""
+        """A row joins; if there are trunks, with nothing in its slot."""
         self.rows[slot] = row
         self.active[slot] = True
         self.inputs[slot] = row.prompt.tokens[-1]
         self.positions[slot] = len(row.prefix)
+        self.places[slot] = 0 if self.trunks is not None else len(row.prefix)
         self.temperature[slot] = row.prompt.temperature
         self._drawn[slot] = 0
         self._uniforms[slot, : row.budget] = uniforms(row.prompt.key, row.sample, row.budget)
@@ -72,19 +79,25 @@ class SlotTable:
         """The drawn tokens (of the first len(tokens) slots) become the next inputs of the active rows."""
         active = np.flatnonzero(self.active)
         self.inputs[active] = tokens[active]
-        self.positions[active] += 1
-        self._drawn[active] += 1
+        for array in (self.positions, self.places, self._drawn):
+            array[active] += 1
 
     def remove(self, slot: int) -> None:
         """A row leaves."""
-        self.rows[slot] = None
-        self.active[slot] = False
-        self.inputs[slot] = self.positions[slot] = self._drawn[slot] = 0
-        self.temperature[slot] = 1.0
+        if self.trunks is not None:
+            self.trunks.leave(int(self.trunk[slot]), self.trunk)
+        self._empty(slot)
 
     def move(self, source: int, target: int) -> None:
         """A row changes its slot."""
-        for array in (self.active, self.inputs, self.positions, self.temperature, self._drawn, self._uniforms):
+        where = (self.positions, self.places, self.trunk)
+        for array in (self.active, self.inputs, *where, self.temperature, self._drawn, self._uniforms):
             array[target] = array[source]
         self.rows[target] = self.rows[source]
-        self.remove(source)
+        self._empty(source)
+
+    def _empty(self, slot: int) -> None:
+        self.rows[slot] = None
+        self.active[slot] = False
+        self.inputs[slot] = self.positions[slot] = self.places[slot] = self._drawn[slot] = 0
+        self.temperature[slot] = 1.0

@@ -1,8 +1,8 @@
 """vLLM against the learner on a real model: SuperRL steps with weights pushed after each, the gap of every step, and
 whether vLLM then draws, greedily, what the learner's weights say.
 
-    python benchmarks/vllm_parity.py MODEL [--dtype float32] [--steps 10] [--url http://localhost:8000] [--json FILE]
-                                           [--data tasks:chain?...] [--new-tokens 16]
+    python benchmarks/vllm_parity.py MODEL [--dtype float32] [--sampler-dtype float32] [--steps 10] [--json FILE]
+                                           [--url http://localhost:8000] [--data tasks:chain?...] [--new-tokens 16]
 
 Wants in float32 a gap of at most 1e-4 in every step and 20 of 20 equal greedy completions, in bfloat16 a mean gap of at
 most 3e-2 over all steps; exit status 1 where that is missed. MODEL is a Hugging Face folder or a name that superrl
@@ -47,7 +47,8 @@ LONGEST = 512
 def main() -> int:
     """Train, compare, print and write what was found."""
     options = arguments()
-    sampler = SamplerConfig(engine="vllm", url=options.url, max_gap=None, importance_cap=2.0, memory=MEMORY)
+    own = {"dtype": options.sampler_dtype, "memory": MEMORY, "max_gap": None, "importance_cap": 2.0}
+    sampler = SamplerConfig(engine="vllm", url=options.url, **own)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         print("step  gap (nats)  time/sync  time/rollout", flush=True)
@@ -61,6 +62,7 @@ def main() -> int:
     found: dict[str, Any] = {
         "model": options.model,
         "dtype": options.dtype,
+        "sampler_dtype": options.sampler_dtype or options.dtype,
         "engine": "server" if options.url else "in-process",
         "gap": gaps,
         "gap_largest": max(gaps),
@@ -98,6 +100,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--dtype", choices=tuple(WANTED), default="float32")
+    parser.add_argument("--sampler-dtype", choices=tuple(WANTED), help="what vLLM computes in, if not in --dtype")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--lr", type=float, default=1e-4, help="large, so that stale weights would show")
     parser.add_argument("--data", default=EMBEDDED, help="data.train of the run")
@@ -137,7 +140,7 @@ def greedy(options: argparse.Namespace, config: SamplerConfig, trained: str) -> 
     """How many of vLLM's greedy completions the trained model would write itself, by its own highest logits."""
     model = models.load_model(ModelConfig(name=trained, dtype=options.dtype))
     tokenizer = models.load_tokenizer(trained)
-    dtype, ends = getattr(torch, options.dtype), [tokenizer.eos_token_id]
+    dtype, ends = getattr(torch, config.dtype or options.dtype), [tokenizer.eos_token_id]
     sampler: Sampler
     if config.url:
         sampler = ServerSampler(config.url, tokenizer, eos_ids=ends, dtype=dtype, max_length=LONGEST)
@@ -148,7 +151,7 @@ def greedy(options: argparse.Namespace, config: SamplerConfig, trained: str) -> 
     asked = [Prompt(tuple(tokenizer(text)["input_ids"]), 1, (0, i), 0.0) for i, text in enumerate(questions)]
     drawn = list(chain.from_iterable(sampler.sample(asked, SamplingLimits(NEW_TOKENS))))
     sampler.close()
-    model.to(dtype)
+    model.to(getattr(torch, options.dtype))
     return sum(writes(model, one.tokens, one.loss_mask.index(True)) for one in drawn)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from small_runs import recipe
+from small_runs import recipe, rows, run
 from superrl import engine, models
 from superrl.config import ModelConfig, SamplerConfig
 from superrl.errors import UserError
@@ -39,6 +39,20 @@ def test_graphs_on_a_cpu_are_refused():
     model, tokenizer = models.load_model(ModelConfig(name="tiny")), models.load_tokenizer("tiny")
     with pytest.raises(UserError, match=r"sampler\.graphs: they are for a GPU, the model is on cpu"):
         engine.new_sampler(model, tokenizer, torch.float32, [], config=SamplerConfig(graphs=True))
+
+
+@pytest.mark.parametrize("other", ["float32", "bfloat16"])
+def test_the_sampler_may_compute_in_another_type_than_the_learner(other, tmp_path):
+    given = {"float32": "bfloat16", "bfloat16": "float32"}[other]
+    model, tokenizer = models.load_model(ModelConfig(name="tiny")), models.load_tokenizer("tiny")
+    sampler = engine.new_sampler(model, tokenizer, getattr(torch, given), [], config=SamplerConfig(dtype=other))
+    assert next(sampler._model.parameters()).dtype == getattr(torch, other)
+    assert sampler.deterministic is (other == "float32")
+    gaps = {}
+    for dtype in (given, other):
+        settings = recipe("tiny", sampler={"dtype": dtype}, model={"name": "tiny", "dtype": given})
+        gaps[dtype] = rows(run(settings, tmp_path / dtype))[0]["policy/sampler_gap"]
+    assert gaps["float32"] < gaps["bfloat16"]
 
 
 def test_nothing_is_learnt_from_what_vllm_truncates():

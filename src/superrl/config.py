@@ -239,10 +239,12 @@ class SamplerConfig(Frozen):
     which reads new weights from a folder made in `share` (None: the system's temporary folder). Where the mean
     |logp_sampler - logp| of a step exceeds `max_gap` nats the run stops; `importance_cap` bounds the weight
     p / p_sampler that mends such a gap a token at a time (None: no such weight). Both are set with vllm alone.
-    `graphs`: the local engine replays its decode steps as CUDA graphs.
+    `dtype`: what it computes in (None: what the model does). `graphs`: the local engine replays its decode steps as
+    CUDA graphs.
     """
 
     engine: Literal["local", "vllm"] = "local"
+    dtype: Literal["float32", "bfloat16"] | None = None
     graphs: bool = False
     url: str | None = None
     share: str | None = None

@@ -51,10 +51,11 @@ def new_sampler(
     longest: int | None = None,
     config: SamplerConfig = LOCAL,
 ) -> Sampler:
-    """The engine that the recipe names, without weights yet or with a plain copy of the model; the local one is
-    deterministic in float32 on a CPU, else fast."""
+    """The engine that the recipe names, without weights yet or with a plain copy of the model, in `dtype` unless the
+    recipe names another; the local one is deterministic in float32 on a CPU, else fast."""
     import torch
 
+    dtype = dtype if config.dtype is None else getattr(torch, config.dtype)
     ends = dict.fromkeys(
         token
         for environment in environments

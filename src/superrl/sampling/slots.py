@@ -259,6 +259,7 @@ class Decode:
     _rows: Tensor
     beginnings: Beginnings | None = None
     _layer: list[int] = field(default_factory=lambda: [0])
+    """The layer at work: `update` is told, `attend` is not."""
     _masks: dict[tuple[int, int, int | None], tuple[int, Tensor | None]] = field(default_factory=dict)
 
     @staticmethod

@@ -26,6 +26,10 @@ def test_vllm_is_watched_and_corrected_and_local_is_not():
         ({"url": "http://x"}, "url is that of a vLLM server: set engine: vllm"),
         ({"engine": "vllm", "share": "/d"}, "share is where a server finds new weights: name its url"),
         ({"engine": "vlm"}, "sampler.engine"),
+        (
+            {"engine": "vllm", "url": "http://x", "dtype": "float32"},
+            "a server computes in the type that it was started",
+        ),
         ({"engine": "vllm", "graphs": True}, "graphs are the local engine's: set engine: local"),
         ({"engine": "vllm", "max_gap": 0.0}, "sampler.max_gap"),
     ],
@@ -68,3 +72,5 @@ def test_a_resumed_run_may_find_its_server_elsewhere_but_no_other_engine():
         now = recipe("tiny", sampler={"engine": "vllm", "url": "http://a:8000", **change}).dump()
         assert changed_key(before, now) is None
     assert changed_key(before, recipe("tiny").dump()) == "sampler.engine"
+    other = recipe("tiny", sampler={"engine": "vllm", "dtype": "float32"}).dump()
+    assert changed_key(before, other) == "sampler.dtype"

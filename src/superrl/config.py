@@ -264,6 +264,8 @@ class SamplerConfig(Frozen):
             raise ValueError("url is that of a vLLM server: set engine: vllm, or leave url out")
         if self.graphs and self.engine != "local":
             raise ValueError("graphs are the local engine's: set engine: local, or leave graphs out")
+        if self.dtype is not None and self.url is not None:
+            raise ValueError("a server computes in the type that it was started with (--dtype): leave dtype or url out")
         if self.share is not None and self.url is None:
             raise ValueError("share is where a server finds new weights: name its url, or leave share out")
         return self
@@ -341,7 +343,7 @@ class Recipe(Frozen):
 
 RESUMABLE = ("budget", "evaluation", "checkpoint", "parallel", "log")
 """Top-level keys that may change between a run and its resumption, besides every stage's `steps`."""
-SAMPLED_BY = ("engine", "importance_cap")
+SAMPLED_BY = ("engine", "dtype", "importance_cap")
 """What of `sampler` may not."""
 
 

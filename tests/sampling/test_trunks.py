@@ -32,7 +32,7 @@ def drawn(family: str, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, *
         patch.setattr(Trunks, "read", noted)
         sampler = make_sampler(build_model(family), deterministic=False, slots=7)
         found = flat(sampler.sample(prompts, SamplingLimits(30)))
-    assert bool(seen) is together
+    assert bool(seen) is together, "other prompts than the test is about"
     assert not together or len({one.trunks for one in seen}) > 1
     return found
 
@@ -57,6 +57,14 @@ def test_who_has_nothing_in_common_reads_alone(prompts: list[Prompt], monkeypatc
     assert len(drawn("llama", prompts, monkeypatch, together=False)) == sum(prompt.n for prompt in prompts)
     monkeypatch.setattr(local, "COMMON", 1)
     assert make_sampler(build_model("llama"), deterministic=False)._trunks(prompts) is None
+
+
+def test_prompts_of_very_different_lengths_are_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "COMMON", 1)
+    sampler = make_sampler(build_model("llama"), deterministic=False)
+    for lengths, together in (((5, 6, 9), True), ((5, 5, 5, 40), False)):
+        prompts = [Prompt(tuple(range(1 + i, 1 + i + n)), 3, (0, i)) for i, n in enumerate(lengths)]
+        assert (sampler._trunks(prompts) is not None) is together
 
 
 def test_reproducible_draws_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,8 @@ WHOLE_KEYS = 32
 twice. So there the cache grows with its longest row, by so many keys, and is read whole."""
 COMMON, COMMON_ON_DEVICE = 160, 1024
 """From how many tokens of a prompt on its completions read them together: on a CPU (measured), elsewhere (not)."""
+UNEVEN = 2
+"""How many times the mean the longest of such prompts may have."""
 READ_ROWS = 64
 """Attention on the CPU treats so many rows in a call; a GPU prefers one call."""
 
@@ -194,14 +196,16 @@ class LocalSampler:
         return [Row(prompt, sample, budget) for sample in range(prompt.n)]
 
     def _trunks(self, prompts: Sequence[Prompt]) -> Trunks | None:
-        """Room for what the rows of each prompt have in common, where that is enough to be read by itself."""
+        """Room for what the rows of each prompt have in common, where that is enough to be read by itself and of about
+        one length: every trunk is read as far as the longest one goes."""
         lengths = {prompt.tokens[:-1]: len(prompt.tokens) - 1 for prompt in prompts}
         alone = any(prompt.n < 2 or len(prompt.tokens) < 2 for prompt in prompts)
         if self.deterministic or self._recorded is not None or alone or not prompts:
             return None
-        if sum(lengths.values()) < self._common * len(lengths):
+        tokens, longest = sum(lengths.values()), max(lengths.values())
+        if tokens < self._common * len(lengths) or longest * len(lengths) > UNEVEN * tokens:
             return None
-        room = -(-max(lengths.values()) // WHOLE_KEYS) * WHOLE_KEYS
+        room = -(-longest // WHOLE_KEYS) * WHOLE_KEYS
         return Trunks(self._cache.windows, min(len(lengths), self.slots), room)
 
     def _admit(self, waiting: deque[Row], table: SlotTable) -> None:

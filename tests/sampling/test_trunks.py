@@ -13,6 +13,7 @@ from torch import nn
 
 from superrl.records import Trajectory
 from superrl.sampling import local
+from superrl.sampling import slots as slots_module
 from superrl.sampling.protocol import Prompt, SamplingLimits
 from superrl.sampling.slots import Decode, SlotCache, attend
 from superrl.sampling.trunks import Shared, Trunks
@@ -105,7 +106,9 @@ def test_trunks_come_with_their_first_row_and_go_with_their_last(joins: list[tup
 
 @pytest.mark.parametrize(("window", "softcap"), [(None, None), (3, None), (6, 2.0), (None, 1.5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_is_that_over_one_row_of_keys(window: int | None, softcap: float | None, dtype: torch.dtype) -> None:
+def test_attention_is_that_over_one_row_of_keys(
+    window: int | None, softcap: float | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows of two trunks in mixed order, with own keys of different numbers, against each row's keys put together."""
     module, draw = nn.Module(), torch.Generator().manual_seed(0)
     lengths, own = [5, 9], [1, 4, 2, 3, 7]
@@ -126,7 +129,8 @@ def test_attention_is_that_over_one_row_of_keys(window: int | None, softcap: flo
     places = torch.tensor(own) - 1
     positions = places + torch.tensor(lengths)[numbers]
     for spare in (0, 10**6):  # every row by itself, all in one read
-        work = Decode.grouped(cache, places, np.array(own), 0, trunks.read(numbers, positions), spare=spare)
+        monkeypatch.setattr(slots_module, "SPARE_KEYS", spare)
+        work = Decode.grouped(cache, places, np.array(own), 0, trunks.read(numbers, positions))
         assert len(work.reads) == (1 if spare else 5)
         found = work.attend(query, *cache.held(0, 5), window, softcap)
         for row, number in enumerate(numbers):

@@ -286,13 +286,11 @@ class Decode:
         lengths: NDArray[np.int64],
         whole: int = 0,
         beginnings: Beginnings | None = None,
-        spare: int | None = None,
     ) -> Decode:
-        """Every slot up to its own length, neighbours together as long as that costs less than another call, which is
-        that of reading `spare` keys. A read that ends less than `whole` keys before the cache does reads to its end."""
+        """Every slot up to its own length, neighbours together as long as that costs less than another call. A read
+        that ends less than `whole` keys before the cache does reads to its end."""
         reads: list[Read] = []
-        if spare is None:
-            spare = SPARE_KEYS if positions.device.type == "cpu" else SPARE_KEYS_ON_DEVICE
+        spare = SPARE_KEYS if positions.device.type == "cpu" else SPARE_KEYS_ON_DEVICE
         first, least, most = 0, int(lengths[0]), int(lengths[0])
         for row, length in enumerate(lengths.tolist()):
             longest = max(most, length)

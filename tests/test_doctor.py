@@ -3,6 +3,7 @@
 import tomllib
 from pathlib import Path
 
+import pytest
 import torch
 
 from superrl.doctor import EXTRAS, command, cpu_features, engines, extra, is_package, numbers, report, requirement
@@ -53,3 +54,11 @@ def test_vllm_comes_with_the_command_for_this_kind_of_machine() -> None:
     (line,) = [line for line in engines() if line.startswith("vllm")]
     assert line == f"vllm: not installed; {wanted}" or line.startswith("vllm: ready (vllm")
     assert is_package("torch") and not is_package("no-such-package")
+
+
+def test_whether_decoding_is_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("superrl.doctor.found_compiler", lambda: "/usr/bin/cc")
+    assert "its bfloat16 on a CPU: our own kernels, compiled by /usr/bin/cc" in engines()
+    monkeypatch.setattr("superrl.doctor.found_compiler", lambda: None)
+    assert "its bfloat16 on a CPU: torch's; faster with a C compiler (apt install gcc)" in engines()
+    assert max(map(len, engines())) <= 78

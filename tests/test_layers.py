@@ -10,7 +10,7 @@ import superrl
 PACKAGE = Path(superrl.__file__).parent
 
 LAYERS = (
-    {"records", "config", "plain", "complaint", "metrics", "errors", "truncation"},
+    {"records", "config", "plain", "complaint", "metrics", "errors", "truncation", "home"},
     {
         "losses",
         "imitation",
@@ -27,6 +27,7 @@ LAYERS = (
         "beside",
         "parallel",
         "process",
+        "compiled",
     },
     {"packing", "methods", "data", "rewards", "tasks", "models", "text", "windows", "rotary"},
     {"sampling", "learner", "rollout", "position", "summary"},

@@ -12,6 +12,8 @@ import shutil
 from importlib import metadata, util
 from pathlib import Path
 
+from superrl.compiled import found_compiler
+
 EXTRAS = {
     "data": ("hub datasets", ("datasets", "pyarrow")),
     "compare": ("superrl compare", ("matplotlib", "scipy")),
@@ -121,10 +123,16 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
 def engines() -> list[str]:
     """What can generate."""
     local = "local: ready (in-process, any causal language model of transformers)"
+    compiler = found_compiler()
+    kernels = "its bfloat16 on a CPU: " + (
+        "torch's; faster with a C compiler (apt install gcc)"
+        if compiler is None
+        else f"our own kernels, compiled by {compiler}"
+    )
     if util.find_spec("vllm") is None:
-        return [local, f"vllm: not installed; {command('vllm')}"]
+        return [local, kernels, f"vllm: not installed; {command('vllm')}"]
     builds = [build for build in VLLM_BUILDS if is_package(build)]
-    return [local, f"vllm: ready ({version(builds[0]) if builds else 'from its sources'})"]
+    return [local, kernels, f"vllm: ready ({version(builds[0]) if builds else 'from its sources'})"]
 
 
 def extras() -> list[str]:

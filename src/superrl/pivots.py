@@ -23,10 +23,10 @@ from superrl.checkpoint import model_of
 from superrl.config import ModelConfig, PromptConfig
 from superrl.data.written import row_of, write_rows
 from superrl.errors import RunError, UserError
+from superrl.home import cache_folder
 from superrl.parallel import ALONE, World
 from superrl.records import Group, Request
 from superrl.rewards.base import digest
-from superrl.rewards.cache import cache_folder
 from superrl.rollout import Environment, Listener, keyed, roll_out, score
 from superrl.sampling.protocol import Sampler
 from superrl.truncation import Truncation

@@ -24,9 +24,10 @@ from superrl.data.rows import EXPERT_COLUMNS, problems_of
 from superrl.data.written import row_of, write_rows
 from superrl.endpoint import Answers, Chat, Client, Endpoint, Refused
 from superrl.errors import UserError, nearest, one_line
+from superrl.home import cache_folder
 from superrl.records import Demonstration, Message, Problem, Score
 from superrl.rewards.base import digest
-from superrl.rewards.cache import CachedScores, cache_folder
+from superrl.rewards.cache import CachedScores
 from superrl.rewards.extract import NUMBER, find_answer
 from superrl.steps.parse import Solution, parse, render
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from superrl.home import cache_folder
 from superrl.records import Problem, Score
 from superrl.rewards import CachedScores, Reward, build, score_in_workers
 from superrl.rewards.base import Fingerprint
-from superrl.rewards.cache import cache_folder
 
 
 def ask(answer: str, number: int = 0) -> Problem:

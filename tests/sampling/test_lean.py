@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from superrl.learner.copies import named_weights
-from superrl.sampling import lean
+from superrl.sampling import lean, matrices
 from superrl.sampling.probe import serve, shaken
 from superrl.sampling.protocol import SamplingLimits
 
@@ -74,7 +74,7 @@ def test_draws_and_log_probs_are_those_of_a_full_forward(
 ) -> None:
     model = build(FITTING[family]())
     if not packed:
-        monkeypatch.setattr(lean, "packs", lambda weight: False)
+        monkeypatch.setattr(matrices, "packs", lambda weight: False)
     exact = make_sampler(model)
     fast = make_sampler(model, deterministic=False)
     assert exact._lean is None and fast._lean is not None
@@ -122,10 +122,12 @@ def test_what_only_other_weights_would_show_is_seen_on_a_fresh_model(
     kept = {name: p.clone() for name, p in model.named_parameters()}
     assert make_sampler(model, deterministic=False)._lean is not None
     if wrong == "norms":
-        monkeypatch.setattr(lean.Norm, "__call__", lambda norm, x: nn.functional.rms_norm(x, x.shape[-1:], None, 1e-6))
+        monkeypatch.setattr(
+            matrices.Norm, "__call__", lambda norm, x: nn.functional.rms_norm(x, x.shape[-1:], None, 1e-6)
+        )
     else:
-        monkeypatch.setattr(lean, "packs", lambda weight: False)
-        monkeypatch.setattr(lean, "linear", lambda x, weight, bias: nn.functional.linear(x, weight))
+        monkeypatch.setattr(matrices, "packs", lambda weight: False)
+        monkeypatch.setattr(matrices, "linear", lambda x, weight, bias: nn.functional.linear(x, weight))
     sampler = make_sampler(model, deterministic=False)
     assert sampler._lean is None
     for name, parameter in sampler._model.named_parameters():
@@ -148,13 +150,13 @@ def test_what_has_learnt_something_is_not_shaken() -> None:
 def test_where_torch_has_no_onednn_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     monkeypatch.setattr(torch.ops, "mkldnn", object())
-    assert not lean.packs(torch.zeros(2, 2, dtype=torch.bfloat16))
-    assert not lean.packs(torch.zeros(2, 2, dtype=torch.float32))
-    assert not lean.packs(torch.zeros(2, 2, dtype=torch.float64))
+    assert not matrices.packs(torch.zeros(2, 2, dtype=torch.bfloat16))
+    assert not matrices.packs(torch.zeros(2, 2, dtype=torch.float32))
+    assert not matrices.packs(torch.zeros(2, 2, dtype=torch.float64))
 
 
 def test_a_layer_that_is_not_packed_is_read_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lean, "packs", lambda weight: False)
+    monkeypatch.setattr(matrices, "packs", lambda weight: False)
     sampler = make_sampler(build(LlamaConfig(**{**SHAPE, "tie_word_embeddings": True})), deterministic=False)
     held = {name: p.untyped_storage().nbytes() // p.element_size() for name, p in sampler._model.named_parameters()}
     assert held["model.layers.0.self_attn.q_proj.weight"] == 1, "one of three in a matrix"
@@ -199,12 +201,12 @@ def test_the_products_of_a_packed_matrix_are_those_of_a_plain_one(
 
     @torch.inference_mode()
     def products() -> list[torch.Tensor]:
-        matrix = lean.Matrix(*layers)
+        matrix = matrices.matrix(None, *layers)
         matrix.lay({})
         return [matrix(x), matrix.silu(x), matrix.times(x, other), matrix.plus(x, other)]
 
     packed = products()
-    monkeypatch.setattr(lean, "packs", lambda weight: False)
+    monkeypatch.setattr(matrices, "packs", lambda weight: False)
     whole = torch.cat([layer(x) for layer in layers], -1)
     by_hand = [whole, nn.functional.silu(whole), whole * other, whole + other]
     for found, plain, expected in zip(packed, products(), by_hand, strict=True):

@@ -17,7 +17,7 @@ from transformers import GemmaConfig, LlamaConfig, Qwen2Config
 from superrl.errors import UserError
 from superrl.learner.copies import named_weights
 from superrl.records import Trajectory
-from superrl.sampling import lean
+from superrl.sampling import matrices
 from superrl.sampling.protocol import SamplingLimits
 from superrl.sampling.recorded import Step, cuda_graph
 
@@ -47,7 +47,7 @@ class Tracer:
 @pytest.fixture(autouse=True)
 def plain_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: weights are not packed."""
-    monkeypatch.setattr(lean, "packs", lambda weight: False)
+    monkeypatch.setattr(matrices, "packs", lambda weight: False)
 
 
 def assert_same(found: list[Trajectory], expected: list[Trajectory]) -> None:

@@ -13,18 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from superrl.home import cache_folder
 from superrl.records import Problem, Score
 from superrl.rewards.base import Reward, digest
 
 CHUNK = 512
 
 Row = Mapping[str, Any]
-
-
-def cache_folder() -> Path:
-    """$SUPERRL_CACHE, or .cache/superrl in the home folder."""
-    given = os.environ.get("SUPERRL_CACHE")
-    return Path(given) if given else Path("~/.cache/superrl").expanduser()
 
 
 class CachedScores:

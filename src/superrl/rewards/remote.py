@@ -27,8 +27,8 @@ from superrl.complaint import explain
 from superrl.config import ModelConfig
 from superrl.endpoint import KEY_ENV, Answers, Client, Endpoint, Refused, endpoint
 from superrl.errors import UserError, one_line
+from superrl.home import cache_folder
 from superrl.rewards.base import digest
-from superrl.rewards.cache import cache_folder
 
 Triple = tuple[str, str, str]
 """The problem's prompt, the proposed action, the expert's."""

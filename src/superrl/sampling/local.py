@@ -50,8 +50,9 @@ SMALLEST_KEYS = 32
 WHOLE_KEYS = 32
 """Below float32 a CPU's batched product copies keys that are only a part of the cache, at the cost of reading them
 twice. So there the cache grows with its longest row, by so many keys, and is read whole."""
-COMMON, COMMON_ON_DEVICE = 160, 1024
-"""From how many tokens of a prompt on its completions read them together: on a CPU (measured), elsewhere (not)."""
+COMMON, COMMON_NATIVE, COMMON_ON_DEVICE = 160, 64, 1024
+"""From how many tokens of a prompt on its completions read them together: on a CPU by torch and by our own kernel
+(measured), elsewhere (not)."""
 UNEVEN = 2
 """How many times the mean the longest of such prompts may have."""
 READ_ROWS = 64
@@ -96,13 +97,15 @@ class LocalSampler:
         self._eos = frozenset(eos_ids)
         self._device = next(model.parameters()).device
         self._read_rows = min(self.slots, READ_ROWS) if self._device.type == "cpu" else self.slots
-        self._common = COMMON if self._device.type == "cpu" else COMMON_ON_DEVICE
-        grows = not deterministic and self._device.type == "cpu" and compute_dtype != torch.float32
-        self._whole = WHOLE_KEYS if grows else 0
         with shaken(model):
             served = serve(model)
-            self._lean = None if deterministic else fitting(model, served)
-            self._cache = SlotCache(self.slots, served.windows)
+            self._lean = None if deterministic else fitting(model, served, compiled=record is None)
+            self._native = self._lean is not None and self._lean.native
+            grows = not (deterministic or self._native) and self._device.type == "cpu"
+            self._whole = WHOLE_KEYS if grows and compute_dtype != torch.float32 else 0
+            on_cpu = COMMON_NATIVE if self._native else COMMON
+            self._common = on_cpu if self._device.type == "cpu" else COMMON_ON_DEVICE
+            self._cache = SlotCache(self.slots, served.windows, masked=not self._native)
             self._prefixes = Prefixes(self._prefill, served.windows, deterministic=deterministic)
             self._recorded: Recorded | None = None
             check(model, served, self._replay(served.tokens))
@@ -172,7 +175,9 @@ class LocalSampler:
         trunks = self._trunks(prompts)
         own = (row.budget + (len(row.prompt.tokens) if trunks is None else 1) for row in rows)
         longest = max(own, default=1)
-        if self._whole:
+        if self._native:
+            self._cache.begin(longest, longest)
+        elif self._whole:
             self._cache.begin(self._rounded(longest))
         else:
             self._cache.reserve(bucket(longest, SMALLEST_KEYS))
@@ -187,7 +192,7 @@ class LocalSampler:
             for slot, row in table.occupied():
                 if row.stop is not None:
                     table.remove(slot)
-        if self._whole:  # it begins anew with the next call: until then the learner has better use for the memory
+        if self._whole or self._native:  # it begins anew with the next call: until then the learner needs the memory
             self._cache.clear()
         return [[self._trajectory(row) for row in group] for group in groups]
 
@@ -206,7 +211,7 @@ class LocalSampler:
         if tokens < self._common * len(lengths) or longest * len(lengths) > UNEVEN * tokens:
             return None
         room = -(-longest // WHOLE_KEYS) * WHOLE_KEYS
-        return Trunks(self._cache.windows, min(len(lengths), self.slots), room)
+        return Trunks(self._cache.windows, min(len(lengths), self.slots), room, masked=not self._native)
 
     def _admit(self, waiting: deque[Row], table: SlotTable) -> None:
         """Waiting rows take the idle slots."""
@@ -281,7 +286,8 @@ class LocalSampler:
             work = Decode.over(self._cache, places, lengths, self._read_rows)
         else:
             before = None if table.trunks is None else table.trunks.read(table.trunk[:width], positions)
-            work = Decode.grouped(self._cache, places, lengths, self._whole, before)
+            alone = Decode.alone(self._cache, places, before)
+            work = alone if self._native else Decode.grouped(self._cache, places, lengths, self._whole, before)
         return self._forward(inputs[:, None], positions[:, None], work)
 
     def _forward(self, tokens: Tensor, positions: Tensor, work: Prefill | Decode) -> Tensor:

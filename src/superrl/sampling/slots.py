@@ -70,12 +70,14 @@ class SlotCache:
     In float32 keys lie transposed in memory: there a query times D rows of `capacity` numbers is faster on a CPU by a
     tenth to a half, below it the rows of D numbers are.
     Stale entries of earlier sequences stay in place behind the masks, so they must be finite: after a forward pass that
-    was not, `clear`. A cache that is to `grow` has its memory at once, up to `room` tokens a slot.
+    was not, `clear`. Where nothing is masked (`masked`), what nobody wrote may be anything. A cache that is to `grow`
+    has its memory at once, up to `room` tokens a slot.
     """
 
-    def __init__(self, slots: int, windows: Windows) -> None:
+    def __init__(self, slots: int, windows: Windows, *, masked: bool = True) -> None:
         self.slots = slots
         self.windows = windows
+        self.masked = masked
         self.capacity = self.room = 0
         self.epoch = 0
         """How often what it held went elsewhere: a recorded step then reads memory that is not the cache's any more."""
@@ -93,9 +95,9 @@ class SlotCache:
             self.capacity = self.room = capacity
             self.clear()
 
-    def begin(self, room: int) -> None:
-        """Hold nothing, in room for growing to `room` tokens."""
-        self.capacity, self.room = 0, room
+    def begin(self, room: int, capacity: int = 0) -> None:
+        """Hold nothing, with room for sequences of `capacity` tokens and memory for growing to `room`."""
+        self.capacity, self.room = capacity, room
         self.clear()
 
     def grow(self, capacity: int) -> None:
@@ -119,8 +121,9 @@ class SlotCache:
             sizes = [self.slots * self.room * heads * width for heads, width in shapes]
             self._memory[layer_idx] = key.new_empty(sizes[0]), value.new_empty(sizes[1])
             self._layers[layer_idx] = self._laid_out(layer_idx, *shapes)
-            for state in self._layers[layer_idx]:
-                state.zero_()
+            if self.masked:
+                for state in self._layers[layer_idx]:
+                    state.zero_()
         return self._layers[layer_idx]
 
     def held(self, layer_idx: int, slots: int) -> KeyValue:
@@ -239,7 +242,15 @@ class Read(NamedTuple):
 
 
 class Beginnings(Protocol):
-    """What rows have in common before the keys in their slots: `trunks.Shared`."""
+    """What rows have in common before the keys in their slots: `trunks.Shared`. Row i has `lengths[i]` keys in slot
+    `standing[i]` of `cache`."""
+
+    @property
+    def cache(self) -> SlotCache: ...
+    @property
+    def lengths(self) -> Tensor: ...
+    @property
+    def standing(self) -> Tensor: ...
 
     def attend(
         self, query: Tensor, own: Tensor, layer_idx: int, window: int | None, softcap: float | None
@@ -278,6 +289,11 @@ class Decode:
                 few = len(lengths) == 1
                 reads.append(Read(first, first + len(part), int(length), 0, None if few else taken))
         return Decode(cache, positions, tuple(reads), torch.arange(len(positions), device=positions.device))
+
+    @staticmethod
+    def alone(cache: SlotCache, positions: Tensor, beginnings: Beginnings | None) -> Decode:
+        """Every row by itself, as far as it goes: for a kernel that takes such rows (`native`)."""
+        return Decode(cache, positions, (), torch.arange(len(positions)), beginnings)
 
     @staticmethod
     def grouped(

@@ -26,12 +26,14 @@ Prefix = tuple[int, ...]
 @dataclass(frozen=True)
 class Shared:
     """What the n rows of a pass read of G trunks. Each has R seats: `rows` [G * R] are the rows in them (0 where nobody
-    sits), and `seats` [n] where a row sits. Its trunk has `lengths[i]` tokens, its own one stands at `positions[i]`."""
+    sits), and `seats` [n] where a row sits. Its trunk `standing[i]` has `lengths[i]` tokens, its own one stands at
+    `positions[i]`."""
 
     cache: SlotCache
     trunks: int
     rows: Tensor
     seats: Tensor
+    standing: Tensor
     lengths: Tensor
     positions: Tensor
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
@@ -75,8 +77,8 @@ class Shared:
 class Trunks:
     """The trunks that rows stand on now, the first slots of a cache."""
 
-    def __init__(self, windows: Windows, most: int, capacity: int) -> None:
-        self.cache = SlotCache(most, windows)
+    def __init__(self, windows: Windows, most: int, capacity: int, *, masked: bool = True) -> None:
+        self.cache = SlotCache(most, windows, masked=masked)
         self.cache.reserve(capacity)
         self._prefixes: list[Prefix] = []
         self._standing: list[int] = []
@@ -115,5 +117,7 @@ class Trunks:
         rows = np.zeros(len(counts) * int(counts.max()), dtype=np.int64)
         rows[seats] = np.arange(len(numbers))
         lengths = np.array([len(prefix) for prefix in self._prefixes])[numbers]
-        seated, seat, length = (torch.from_numpy(one).to(positions.device) for one in (rows, seats, lengths))
-        return Shared(self.cache, len(counts), seated, seat, length, positions)
+        seated, seat, standing, length = (
+            torch.from_numpy(one).to(positions.device) for one in (rows, seats, numbers.copy(), lengths)
+        )
+        return Shared(self.cache, len(counts), seated, seat, standing, length, positions)

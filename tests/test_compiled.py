@@ -1,0 +1,98 @@
+"""C compiled on the machine that runs it: kept, made anew when it changes, and done without where it cannot be made."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from superrl import compiled
+
+pytestmark = pytest.mark.skipif(compiled.found_compiler() is None, reason="no C compiler here")
+
+SOURCE = """
+int answer(void) { return ANSWER; }
+int threads(void) {
+    int found = 0;
+#pragma omp parallel num_threads(2)
+#pragma omp atomic
+    found++;
+    return found;
+}
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SUPERRL_CACHE", str(tmp_path / "cache"))
+    compiled.library.cache_clear()
+    (tmp_path / "some.c").write_text(SOURCE)
+    return tmp_path / "some.c"
+
+
+def kept(source: Path) -> list[str]:
+    return sorted(one.name for one in (source.parent / "cache" / "compiled").iterdir())
+
+
+def test_every_macro_and_every_text_is_a_library_of_its_own(source: Path) -> None:
+    one, other = compiled.library(source, ANSWER=41), compiled.library(source, ANSWER=42)
+    assert one is not None and other is not None
+    assert (one.answer(), other.answer(), len(kept(source))) == (41, 42, 2)
+    compiled.library.cache_clear()
+    source.write_text(SOURCE.replace("ANSWER", "ANSWER + 1"))
+    changed = compiled.library(source, ANSWER=42)
+    assert changed is not None and changed.answer() == 43 and len(kept(source)) == 3
+
+
+def test_what_is_kept_is_not_compiled_again(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled.library(source, ANSWER=1)
+    compiled.library.cache_clear()
+    compiled.version(str(compiled.found_compiler()))
+    monkeypatch.setattr(compiled, "_run", lambda command: pytest.fail("compiled again"))
+    found = compiled.library(source, ANSWER=1)
+    assert found is not None and found.answer() == 1
+
+
+def test_its_threads_are_torchs(source: Path) -> None:
+    found = compiled.library(source, ANSWER=1)
+    assert found is not None and found.threads() == 2
+    maps = Path("/proc/self/maps")
+    if maps.is_file():
+        runtimes = {
+            line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line or "libiomp" in line
+        }
+        torchs = {one for one in runtimes if str(Path(torch.__file__).parent) in one}
+        assert runtimes == torchs, "a second team of threads would fight with torch's for the cores"
+
+
+@pytest.mark.parametrize("text", ["this is no C", "int missing(void); int answer(void) { return missing(); }"])
+def test_what_cannot_be_compiled_or_loaded_is_none(source: Path, text: str) -> None:
+    source.write_text(text)
+    assert compiled.library(source, ANSWER=1) is None
+
+
+def test_without_a_compiler_it_is_none(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(source.parent))
+    assert compiled.found_compiler() is None
+    assert compiled.library(source, ANSWER=1) is None
+
+
+def test_a_folder_that_cannot_be_written_to_is_done_without(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source.parent / "file").write_text("")
+    monkeypatch.setenv("SUPERRL_CACHE", str(source.parent / "file"))
+    found = compiled.library(source, ANSWER=7)
+    assert found is not None and found.answer() == 7
+
+
+def test_a_library_that_was_cut_short_is_made_anew(source: Path) -> None:
+    compiled.library(source, ANSWER=5)
+    [name] = kept(source)
+    (source.parent / "cache" / "compiled" / name).write_bytes(b"\x7fELF")
+    script = "import sys, torch; from pathlib import Path; from superrl.compiled import library\n"
+    script += "print(library(Path(sys.argv[1]), ANSWER=5).answer())"
+    done = subprocess.run([sys.executable, "-c", script, str(source)], capture_output=True, text=True)
+    assert done.stdout.strip() == "5", done.stderr

@@ -42,8 +42,8 @@ class Optimizer:
         matrices = [p for p in self.parameters if p.dim() >= 2]
         vectors = [p for p in self.parameters if p.dim() < 2]
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.adam = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps
+        self.adam = torch.optim.AdamW(  # fused: one pass over memory, and no copy of a parameter's size
+            [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True
         )
 
     def step(self, lr: float) -> float | None:
@@ -85,7 +85,7 @@ class Optimizer:
             entry: dict[str, Any] = {
                 key.rpartition("/")[2]: value.clone() for key, value in state.items() if key.rpartition("/")[0] == name
             }
-            for key in entry.keys() - {"step"}:
-                entry[key] = placed(entry[key], parameter)
+            for key, value in entry.items():
+                entry[key] = value.to(parameter.device) if key == "step" else placed(value, parameter)
             if entry:
                 self.adam.state[parameter] = entry

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from superrl.truncation import Truncation
 
@@ -62,11 +63,10 @@ def draw(logits: Tensor, uniform: Tensor, temperature: Tensor, truncation: Trunc
 
 def _draw_chunk(logits: Tensor, uniform: Tensor, temperature: Tensor, *, truncation: Truncation | None) -> Draws:
     n, vocabulary = logits.shape
-    padded = logits.new_full((n, -(-vocabulary // BLOCK) * BLOCK), -torch.inf, dtype=torch.float32)
-    padded[:, :vocabulary] = logits
-    padded /= torch.where(temperature > 0, temperature, 1.0).float()[:, None]
-    top = padded.amax(-1, keepdim=True)
-    shifted = padded.sub_(top).clamp_(min=NEVER)
+    shifted = logits.float() / torch.where(temperature > 0, temperature, 1.0).float()[:, None]
+    if ragged := -vocabulary % BLOCK:
+        shifted = pad(shifted, (0, ragged), value=-torch.inf)
+    shifted.sub_(shifted.amax(-1, keepdim=True)).clamp_(min=NEVER)
     mass = shifted.exp()
     blocks = mass.view(n, -1, BLOCK).sum(-1).double()
     total = blocks.sum(-1, keepdim=True)

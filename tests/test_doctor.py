@@ -57,8 +57,12 @@ def test_vllm_comes_with_the_command_for_this_kind_of_machine() -> None:
 
 
 def test_whether_decoding_is_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("superrl.doctor.found_compiler", lambda: "/usr/bin/cc")
-    assert "its bfloat16 on a CPU: our own kernels, compiled by /usr/bin/cc" in engines()
-    monkeypatch.setattr("superrl.doctor.found_compiler", lambda: None)
-    assert "its bfloat16 on a CPU: torch's; faster with a C compiler (apt install gcc)" in engines()
-    assert max(map(len, engines())) <= 78
+    def told(flags: tuple[str, ...], compilers: list[str]) -> str:
+        monkeypatch.setattr("superrl.doctor.cpu", lambda: flags)
+        monkeypatch.setattr("superrl.doctor.found_compilers", lambda: compilers)
+        assert max(map(len, engines())) <= 78
+        return engines()[1]
+
+    assert told(("avx512_bf16",), ["/usr/bin/gcc"]).endswith("CPU: our own kernels, by /usr/bin/gcc")
+    assert told(("avx512_bf16",), []).endswith("CPU: torch; faster with gcc (apt install gcc)")
+    assert told(("avx2",), ["/usr/bin/gcc"]).endswith("CPU: torch"), "they are for a CPU that multiplies bfloat16"

@@ -12,7 +12,7 @@ import shutil
 from importlib import metadata, util
 from pathlib import Path
 
-from superrl.compiled import found_compiler
+from superrl.compiled import cpu, found_compilers
 
 EXTRAS = {
     "data": ("hub datasets", ("datasets", "pyarrow")),
@@ -113,26 +113,25 @@ def memory() -> str:
 
 def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
     """The flags that decide whether bfloat16 is fast: avx512_bf16 and amx_bf16 (x86), bf16 (ARM)."""
-    if not cpuinfo.is_file():
-        return [platform.machine()]
-    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
-    found = set(flags.group(1).split()) if flags else set()
-    return [flag for flag in CPU_FLAGS if flag in found]
+    return [flag for flag in CPU_FLAGS if flag in cpu(cpuinfo)] if cpu(cpuinfo) else [platform.machine()]
 
 
 def engines() -> list[str]:
     """What can generate."""
     local = "local: ready (in-process, any causal language model of transformers)"
-    compiler = found_compiler()
-    kernels = "its bfloat16 on a CPU: " + (
-        "torch's; faster with a C compiler (apt install gcc)"
-        if compiler is None
-        else f"our own kernels, compiled by {compiler}"
-    )
+    kernels = f"decoding in bfloat16 on a CPU: {decoding()}"
     if util.find_spec("vllm") is None:
         return [local, kernels, f"vllm: not installed; {command('vllm')}"]
     builds = [build for build in VLLM_BUILDS if is_package(build)]
     return [local, kernels, f"vllm: ready ({version(builds[0]) if builds else 'from its sources'})"]
+
+
+def decoding() -> str:
+    """Who computes the local engine's steps on this CPU, in bfloat16."""
+    if "avx512_bf16" not in cpu():
+        return "torch"
+    compilers = found_compilers()
+    return f"our own kernels, by {compilers[0]}" if compilers else "torch; faster with gcc (apt install gcc)"
 
 
 def extras() -> list[str]:

@@ -41,6 +41,7 @@ FITTING: dict[str, Callable[[], PretrainedConfig]] = {
         **SHAPE, sliding_window=8, use_sliding_window=True, max_window_layers=1
     ),
     "qwen3": lambda: Qwen3Config(**SHAPE),
+    "qwen3, one head of keys": lambda: Qwen3Config(**{**SHAPE, "num_key_value_heads": 1}),
 }
 OTHERS: dict[str, Callable[[], PretrainedConfig]] = {
     "another activation": lambda: LlamaConfig(**SHAPE, hidden_act="gelu"),
@@ -166,6 +167,7 @@ def test_a_layer_that_is_not_packed_is_read_where_it_is(monkeypatch: pytest.Monk
     assert held["model.layers.0.mlp.up_proj.weight"] == up.numel()
 
 
+@pytest.mark.usefixtures("either_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", FITTING)
 def test_new_weights_arrive_everywhere(family: str, dtype: torch.dtype) -> None:

@@ -86,6 +86,7 @@ def test_greedy_is_generate(family: str) -> None:
         torch.testing.assert_close(torch.tensor(trajectory.logp_sampler[len(prompt.tokens) :]), logp, rtol=0, atol=2e-5)
 
 
+@pytest.mark.usefixtures("either_kernels")
 def test_bfloat16_log_probs_match_a_full_forward_to_rounding() -> None:
     model = build_model("llama")
     sampler = make_sampler(model, deterministic=False, compute_dtype=torch.bfloat16)
@@ -246,6 +247,7 @@ def test_load_takes_over_the_weights_tied_or_not(family: str) -> None:
     assert not any(torch.equal(a, b) for a, b in pairwise([old.get_input_embeddings().weight, *new.parameters()][:2]))
 
 
+@pytest.mark.usefixtures("either_kernels")
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_who_slept_draws_as_before_once_weights_are_loaded(deterministic: bool) -> None:
     model = build_model("llama")
@@ -263,6 +265,7 @@ def test_who_slept_draws_as_before_once_weights_are_loaded(deterministic: bool) 
     assert sampler.sample(some_prompts(2, 2), SamplingLimits(8)) == before
 
 
+@pytest.mark.usefixtures("either_kernels")
 def test_load_casts_float32_masters() -> None:
     model = build_model("llama")
     sampler = make_sampler(model, compute_dtype=torch.bfloat16, deterministic=False)

@@ -17,7 +17,7 @@ from torch.nn.functional import pad, rms_norm, silu
 
 from superrl.learner.copies import named_weights
 from superrl.records import Trajectory
-from superrl.sampling import lean, native
+from superrl.sampling import native
 from superrl.sampling.native import Attention, Kernels, blocks, gated
 from superrl.sampling.protocol import SamplingLimits
 from superrl.sampling.slots import Decode, SlotCache
@@ -30,14 +30,7 @@ HALF = 2**-8
 def kernels(width: int = 32, group: int = 2) -> Kernels:
     found = native.kernels(width, group)
     if found is None:
-        pytest.skip("no C compiler here")
-    return found
-
-
-def multiplying() -> Kernels:
-    found = kernels()
-    if not hasattr(found.code, "product"):
-        pytest.skip("this CPU has no products of bfloat16 vectors")
+        pytest.skip("our own kernels need gcc, and a CPU with avx512_bf16")
     return found
 
 
@@ -54,7 +47,7 @@ def draws(*shape: int, seed: int = 0) -> Tensor:
     seed=st.integers(0, 99),
 )
 def test_products_are_exact_but_for_their_rounding(rows: int, depth: int, width: int, biased: bool, seed: int) -> None:
-    ours = multiplying()
+    ours = kernels()
     x, weight = draws(rows, depth, seed=seed), draws(width, depth, seed=seed + 1)
     bias = draws(width, seed=seed + 2).float() if biased else None
     laid = None if bias is None else pad(bias, (0, -width % native.COLUMNS))
@@ -72,7 +65,7 @@ def test_products_are_exact_but_for_their_rounding(rows: int, depth: int, width:
 @settings(max_examples=30)
 @given(rows=st.integers(1, 20), width=st.integers(1, 5), biased=st.booleans(), seed=st.integers(0, 99))
 def test_a_gate_is_silu_of_one_product_times_the_other(rows: int, width: int, biased: bool, seed: int) -> None:
-    ours, width = multiplying(), 16 * width
+    ours, width = kernels(), 16 * width
     x, gate, up = draws(rows, 24, seed=seed), draws(width, 24, seed=seed + 1), 30 * draws(width, 24, seed=seed + 2)
     biases = [draws(width, seed=seed + i).float() for i in (3, 4)] if biased else None
     laid = None if biases is None else pad(gated(*biases), (0, -2 * width % native.COLUMNS))
@@ -85,7 +78,7 @@ def test_a_gate_is_silu_of_one_product_times_the_other(rows: int, width: int, bi
 
 
 def test_a_gate_far_from_zero_is_open_or_shut_and_never_nan() -> None:
-    ours = multiplying()
+    ours = kernels()
     x = torch.ones(2, 2, dtype=torch.bfloat16)
     gate = torch.tensor([[-1e30, 0.0], [1e30, 0.0], [-150.0, 0.0], [torch.nan, 0.0]]).repeat(4, 1).bfloat16()
     found = ours.product(native.GATED, x, blocks(gated(gate, torch.ones_like(gate))), None, 16)
@@ -94,13 +87,38 @@ def test_a_gate_far_from_zero_is_open_or_shut_and_never_nan() -> None:
 
 
 def test_a_product_does_not_depend_on_the_rows_beside() -> None:
-    ours = multiplying()
+    ours = kernels()
     x, weight = draws(37, 64), blocks(draws(96, 64, seed=1))
     whole = ours.product(native.FLOATS, x, weight, None, 96)
     order = torch.randperm(37, generator=torch.Generator().manual_seed(0))
     assert torch.equal(ours.product(native.FLOATS, x[order], weight, None, 96), whole[order])
     for row in (0, 8, 20, 36):
         assert torch.equal(ours.product(native.FLOATS, x[row : row + 1], weight, None, 96)[0], whole[row])
+
+
+def test_nothing_depends_on_the_number_of_threads() -> None:
+    ours, before = kernels(), torch.get_num_threads()
+    x, weight = draws(37, 128), blocks(draws(96, 128, seed=1))
+    places = torch.arange(37) * 4
+
+    def everything() -> list[Tensor]:
+        cache = SlotCache(37, {})
+        cache.begin(150, 150)
+        step = Attention(ours, Decode.alone(cache, places, None), 1, torch.ones(37, 32), torch.zeros(37, 32))
+        once = step(x, 0, 0.2, None, ())
+        products = [
+            ours.product(kind, x, weight, None, width) for kind, width in ((native.FLOATS, 96), (native.GATED, 48))
+        ]
+        return [ours.norm(x, torch.ones(128), 1e-5), once, *products]
+
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(everything())
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_a_norm_is_that_of_float64_rounded_once() -> None:
@@ -120,6 +138,10 @@ def turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return x * cosine + x.roll(x.shape[-1] // 2, -1) * sine
 
 
+def normed(x: Tensor, norm: tuple[Tensor, float]) -> Tensor:
+    return rms_norm(x, x.shape[-1:], norm[0].double(), norm[1])
+
+
 def by_hand(
     qkv: Tensor, old: tuple[Tensor, Tensor], angles: tuple[Tensor, Tensor], group: int, window: int | None, scale: float
 ) -> Tensor:
@@ -136,12 +158,13 @@ def by_hand(
 
 @settings(max_examples=40)
 @given(
-    shape=st.sampled_from([(32, 2), (48, 1), (64, 3)]),
+    shape=st.sampled_from([(16, 1), (32, 2), (48, 1), (64, 3), (128, 4)]),
     heads=st.integers(1, 3),
     lengths=st.lists(st.integers(0, 150), min_size=1, max_size=6),
     window=st.sampled_from([None, 1, 7, 64, 100]),
     prompts=st.sampled_from([None, (5,), (70, 1), (130, 64, 20)]),
     loud=st.sampled_from([0.1, 1.0, 30.0]),
+    with_norms=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_attention_is_that_of_float64(
@@ -151,6 +174,7 @@ def test_attention_is_that_of_float64(
     window: int | None,
     prompts: tuple[int, ...] | None,
     loud: float,
+    with_norms: bool,
     seed: int,
 ) -> None:
     """Rows of any lengths, alone or after what they have in common with others; with windows; sharp and flat."""
@@ -174,13 +198,18 @@ def test_attention_is_that_of_float64(
     cosine, sine = angle.cos().repeat(1, 2), torch.cat([-angle.sin(), angle.sin()], -1)
     qkv = draws(rows, heads * (group + 2) * width, seed=seed + 7) * loud
     step = Attention(ours, Decode.alone(cache, places, before), heads, cosine, sine)
-    found = step(qkv, 0, width**-0.5, window, ())
+    weights = torch.rand(2, width, generator=torch.Generator().manual_seed(seed)) + 0.5
+    norms = [(weights[0], 1e-5), (weights[1], 1e-5)] if with_norms else []
+    found = step(qkv, 0, width**-0.5, window, norms)
     for row, (length, number) in enumerate(zip(lengths, numbers, strict=True)):
         old = [state[row, :, :length] for state in held]
         if shared is not None and prompts is not None:
             old = [torch.cat([t[number, :, : prompts[number]], own], 1) for t, own in zip(shared, old, strict=True)]
         angles = cosine[row].double(), sine[row].double()
         mine = qkv[row].double().view(-1, width)
+        if norms:
+            queries, keys, values = mine.split([heads * group, heads, heads])
+            mine = torch.cat([normed(queries, norms[0]), normed(keys, norms[1]), values])
         expected = by_hand(mine, (old[0], old[1]), angles, group, window, width**-0.5)
         torch.testing.assert_close(found[row].double(), expected, rtol=3 * HALF, atol=2 * HALF * loud)
         key, value = (state[row, :, length].double() for state in cache.layer(0, like, like))
@@ -224,7 +253,7 @@ def test_a_sampler_is_nearer_to_the_model_than_with_torchs(family: str, monkeypa
     options = {"deterministic": False, "compute_dtype": torch.bfloat16, "slots": 7}
     ours = make_sampler(model, **options)
     assert ours._native
-    monkeypatch.setattr(lean, "kernels_for", lambda model: None)
+    monkeypatch.setattr("superrl.sampling.local.kernels_for", lambda model: None)
     theirs = make_sampler(model, **options)
     assert not theirs._native and theirs._lean is not None
     ours_gap, theirs_gap = (gaps(flat(one.sample(prompts, limits)), rounded).mean() for one in (ours, theirs))
@@ -251,6 +280,21 @@ def test_without_a_compiler_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> No
     sampler = make_sampler(model, deterministic=False, compute_dtype=torch.bfloat16)
     assert sampler._lean is not None and not sampler._native
     assert len(sampler.sample(some_prompts(2, 1), SamplingLimits(4))) == 2
+
+
+def test_kernels_that_compute_something_else_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels()
+    options = {"deterministic": False, "compute_dtype": torch.bfloat16}
+    model = build(FITTING["llama"]())
+    attend, product = Attention.__call__, Kernels.product
+    with monkeypatch.context() as patch:
+        patch.setattr(Attention, "__call__", lambda step, *given: 2 * attend(step, *given))
+        sampler = make_sampler(model, **options)
+        assert sampler._lean is not None and not sampler._native
+    with monkeypatch.context() as patch:
+        patch.setattr(Kernels, "product", lambda ours, *given: 2 * product(ours, *given))
+        sampler = make_sampler(model, **options)
+        assert sampler._lean is not None and not sampler._native
 
 
 def test_a_sampler_with_graphs_has_steps_of_fixed_shapes() -> None:

@@ -1,16 +1,17 @@
 /* The three things that drawing a token on a CPU consists of, for rows of bfloat16: an RMS norm, attention of one
  * query a row over the keys of its slot, and products of few rows with a matrix.
  *
- * What a row gets depends on that row alone, to the bit: every sum runs in an order that its own length gives.
+ * What a function gives a row does not depend on the rows beside it, to the bit.
  * `native.py` compiles and calls this, with WIDTH numbers a head and GROUP query heads that share keys, and says what
  * the arguments are. Leaves out other types, and prompts' attention.
  */
+#ifndef __AVX512BF16__
+#error "these are for a processor that multiplies vectors of bfloat16"
+#endif
+#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
 
 #define LANES 16
 #define VECTORS (WIDTH / LANES)
@@ -82,12 +83,14 @@ INLINE floats sums(const floats x[LANES]) {
 }
 
 INLINE float largest(floats x) {
-    float found = x[0];
-    for (int i = 1; i < LANES; i++) found = fmaxf(found, x[i]);
-    return found;
+    x = larger(x, __builtin_shuffle(x, (ints){8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}));
+    x = larger(x, __builtin_shuffle(x, (ints){4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11}));
+    x = larger(x, __builtin_shuffle(x, (ints){2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13}));
+    x = larger(x, __builtin_shuffle(x, (ints){1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14}));
+    return x[0];
 }
 
-/* e^x for x <= 88, to two units in the last place; 0 becomes of what is far below. */
+/* e^x for x <= 88, to two units in the last place; e^-87 for all that is below. */
 INLINE floats exponential(floats x) {
     x = pick(x < all(-87.0f), all(-87.0f), x);
     floats twos = x * 1.44269504f, whole = (twos + 12582912.0f) - 12582912.0f;
@@ -171,7 +174,7 @@ INLINE void fetch(const bf16 *head) {
 }
 
 /* A key's product with a query, before its lanes are added up. */
-#if defined __AVX512BF16__ && WIDTH % 32 == 0
+#if WIDTH % 32 == 0
 #define PARTS (WIDTH / 32)
 typedef __m512bh part;
 INLINE part part_of(const bf16 *from) { return (part)_mm512_loadu_si512(from); }
@@ -218,7 +221,7 @@ INLINE void read(const bf16 *keys, const bf16 *values, int64_t count, const bf16
             for (int t = many; t < padded; t++) score[g][t] = -INFINITY;
             floats top = load_floats(score[g]), total = {0};
             for (int t = LANES; t < padded; t += LANES) top = larger(top, load_floats(score[g] + t));
-            float high = fmaxf(so->top[g], largest(top));
+            float new = largest(top), high = so->top[g] > new ? so->top[g] : new;
             for (int t = 0; t < padded; t += LANES) {
                 floats weight = exponential(load_floats(score[g] + t) - high);
                 memcpy(score[g] + t, &weight, sizeof weight);
@@ -293,7 +296,6 @@ void attend(const struct step *step, const struct layer *layer, const bf16 *qkv,
 
 /* -------------------------------------------------------------------------------------------------------- products */
 
-#ifdef __AVX512BF16__
 #define COLUMNS 32 /* of a block */
 #define ROWS 8     /* of a tile */
 enum { PLAIN, FLOATS, PLUS, GATED };
@@ -387,4 +389,3 @@ void product(const struct task *task, int threads) {
                   block + 1 < task->blocks ? share / steps : 0);
     }
 }
-#endif

@@ -71,6 +71,10 @@ class Layer:
         self.matrices = (self.qkv, self.out, *self.gated.matrices, self.down)
 
 
+Attended = Callable[[Layer, Tensor], Tensor]
+"""A layer, and its queries, keys and values [N, ...] -> attention's result [N, heads * width]."""
+
+
 class Lean:
     """The forward pass of a model that fits. It has weights of its own after `lay`; the rest it reads in the model."""
 
@@ -126,9 +130,7 @@ class Lean:
             x = layer.down.plus(layer.gated(layer.before[1](x)), x)
         return self._head.logits(self._last(x.view(*shape, -1)[:, -1]))
 
-    def _attention(
-        self, x: Tensor, positions: Tensor, work: Pass, windows: Windows
-    ) -> Callable[[Layer, Tensor], Tensor]:
+    def _attention(self, x: Tensor, positions: Tensor, work: Pass, windows: Windows) -> Attended:
         """Attention of this pass, by our own kernel where there is one and every row has one token."""
         cosine, sine = self._trunk.rotary_emb(x, position_ids=positions)
         turn = cosine[:, :, None], (sine * self._sign).to(x.dtype)[:, :, None]
@@ -144,7 +146,9 @@ class Lean:
 
 
 def kernels_for(model: Any) -> Kernels | None:
-    """Our own kernels for such a model, where they can be had: on a CPU, in bfloat16, for common sizes."""
+    """Our own kernels for a model that fits, where they can be had: on a CPU, in bfloat16, for common sizes."""
+    if not _built_so(model):
+        return None
     first, norm = model.model.layers[0].self_attn, model.model.norm
     if model.device.type != "cpu" or model.dtype != torch.bfloat16 or len(norm.weight) % native.LANES:
         return None
@@ -166,10 +170,6 @@ def _attended(layer: Layer, qkv: Tensor, turn: tuple[Tensor, Tensor], work: Pass
     return found.transpose(1, 2).reshape(qkv.shape[0] * qkv.shape[1], -1)
 
 
-Attended = Callable[[Layer, Tensor], Tensor]
-"""A layer, and its queries, keys and values [N, ...] -> attention's result [N, heads * width]."""
-
-
 class Alone:
     """A `Pass` over whole rows that are kept nowhere."""
 
@@ -185,12 +185,11 @@ class Alone:
 
 
 @torch.inference_mode()
-def fitting(model: nn.Module, served: Served, *, compiled: bool = True) -> Lean | None:
-    """The lean pass of a model that is built so and computes what it is known to compute; None for any other. Unless it
-    may not be `compiled`, with our own kernels."""
+def fitting(model: nn.Module, served: Served, kernels: Kernels | None = None) -> Lean | None:
+    """The lean pass of a model that is built so and computes what it is known to compute; None for any other."""
     if not _built_so(model):
         return None
-    lean, device = Lean(model, kernels_for(model) if compiled else None), cast(Any, model).device
+    lean, device = Lean(model, kernels), cast(Any, model).device
     tokens, positions = torch.tensor(served.tokens, device=device), torch.arange(len(served.tokens), device=device)
     try:
         found = lean(tokens[None], positions[None], Alone(), served.windows).float()

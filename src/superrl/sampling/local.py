@@ -29,9 +29,10 @@ from superrl.errors import Diverged, RunError, UserError
 from superrl.models import first_line
 from superrl.records import Stop, Trajectory
 from superrl.sampling.draw import draw
-from superrl.sampling.lean import fitting
+from superrl.sampling.lean import fitting, kernels_for
+from superrl.sampling.native import Kernels
 from superrl.sampling.prefixes import Prefixes
-from superrl.sampling.probe import check, serve, shaken
+from superrl.sampling.probe import Served, allowed, check, distance, serve, shaken
 from superrl.sampling.protocol import Prompt, SamplingLimits, room
 from superrl.sampling.recorded import Recorded, Recorder
 from superrl.sampling.slots import Decode, Piece, Prefill, SlotCache, bucket
@@ -99,16 +100,14 @@ class LocalSampler:
         self._read_rows = min(self.slots, READ_ROWS) if self._device.type == "cpu" else self.slots
         with shaken(model):
             served = serve(model)
-            self._lean = None if deterministic else fitting(model, served, compiled=record is None)
-            self._native = self._lean is not None and self._lean.native
-            grows = not (deterministic or self._native) and self._device.type == "cpu"
-            self._whole = WHOLE_KEYS if grows and compute_dtype != torch.float32 else 0
-            on_cpu = COMMON_NATIVE if self._native else COMMON
-            self._common = on_cpu if self._device.type == "cpu" else COMMON_ON_DEVICE
-            self._cache = SlotCache(self.slots, served.windows, masked=not self._native)
-            self._prefixes = Prefixes(self._prefill, served.windows, deterministic=deterministic)
             self._recorded: Recorded | None = None
-            check(model, served, self._replay(served.tokens))
+            kernels = None if deterministic or record is not None else kernels_for(model)
+            self._open(served, kernels)
+            found = self._replay(served.tokens)
+            if kernels is not None and not (self._native and distance(served, found) <= allowed(model)):
+                self._open(served, None)
+                found = self._replay(served.tokens)
+            check(model, served, found)
         self._laid: set[int] = set()
         if self._lean is not None:
             self._lean.lay({})
@@ -119,6 +118,17 @@ class LocalSampler:
                     f"sampler.graphs: {type(model).__name__} has no forward pass of fixed shapes here: leave graphs out"
                 )
             self._recorded = Recorded(self._forward, self._cache, record)
+
+    def _open(self, served: Served, kernels: Kernels | None) -> None:
+        """Choose the forward pass, and make what it reads."""
+        self._lean = None if self.deterministic else fitting(self._model, served, kernels)
+        self._native = self._lean is not None and self._lean.native
+        on_cpu = self._device.type == "cpu"
+        grows = on_cpu and not (self.deterministic or self._native) and self._model.dtype != torch.float32
+        self._whole = WHOLE_KEYS if grows else 0
+        self._common = COMMON_ON_DEVICE if not on_cpu else COMMON_NATIVE if self._native else COMMON
+        self._cache = SlotCache(self.slots, served.windows, masked=not self._native)
+        self._prefixes = Prefixes(self._prefill, served.windows, deterministic=self.deterministic)
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Copy the learner's weights in, cast; a tied parameter may come under one or all of its names."""
@@ -202,13 +212,14 @@ class LocalSampler:
 
     def _trunks(self, prompts: Sequence[Prompt]) -> Trunks | None:
         """Room for what the rows of each prompt have in common, where that is enough to be read by itself and of about
-        one length: every trunk is read as far as the longest one goes."""
+        one length: torch reads every trunk as far as the longest one goes."""
         lengths = {prompt.tokens[:-1]: len(prompt.tokens) - 1 for prompt in prompts}
         alone = any(prompt.n < 2 or len(prompt.tokens) < 2 for prompt in prompts)
         if self.deterministic or self._recorded is not None or alone or not prompts:
             return None
         tokens, longest = sum(lengths.values()), max(lengths.values())
-        if tokens < self._common * len(lengths) or longest * len(lengths) > UNEVEN * tokens:
+        uneven = longest * len(lengths) > UNEVEN * tokens and not self._native
+        if tokens < self._common * len(lengths) or uneven:
             return None
         room = -(-longest // WHOLE_KEYS) * WHOLE_KEYS
         return Trunks(self._cache.windows, min(len(lengths), self.slots), room, masked=not self._native)

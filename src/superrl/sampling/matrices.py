@@ -208,7 +208,7 @@ class Norm:
     def __call__(self, x: Tensor) -> Tensor:
         """[..., H] -> [..., H]."""
         if self._kernels is not None:
-            return self._kernels.norm(x.reshape(-1, x.shape[-1]), self.weight, self.epsilon).view(x.shape)
+            return self._kernels.norm(x.reshape(-1, x.shape[-1]).contiguous(), self.weight, self.epsilon).view(x.shape)
         if x.device.type != "cpu":
             return rms_norm(x, self.weight.shape, self._own.weight, self.epsilon)
         found = x.to(torch.float32, copy=True)  # torch's own takes nine passes on a CPU

@@ -79,11 +79,12 @@ class Kernels:
 
     @property
     def multiply(self) -> bool:
-        """Whether products are faster here than the library's: a CPU with bfloat16 in its vectors, without AMX."""
-        return hasattr(self.code, "product") and not torch.cpu._is_amx_tile_supported()
+        """Whether products are faster here than the library's: on a CPU without AMX."""
+        return not torch.cpu._is_amx_tile_supported()
 
     def norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """RMS norm of x [rows, H] by a float32 weight [H], like x."""
+        assert x.dtype == torch.bfloat16 and x.is_contiguous() and weight.dtype == torch.float32
         found = torch.empty_like(x)
         self.code.norm(
             Address(x.data_ptr()),
@@ -100,6 +101,8 @@ class Kernels:
     ) -> Tensor:
         """x [rows, K] times a matrix laid out by `blocks` -> [rows, width]."""
         padded = -(-width // LANES) * LANES
+        assert x.dtype == matrix.dtype == torch.bfloat16 and x.is_contiguous() and matrix.dim() == 4
+        assert other is None or (other.shape == (len(x), padded) and other.is_contiguous())
         found = x.new_empty((len(x), padded), dtype=torch.float32 if kind == FLOATS else x.dtype)
         addresses = [None if one is None else one.data_ptr() for one in (x, matrix, other, bias, found)]
         task = Task(*addresses, kind, *x.shape, len(matrix), padded)
@@ -144,6 +147,7 @@ class Attention:
         self._own, self._shared = work.cache, None
         turn = [cosine.float().contiguous(), sine.float().contiguous()]
         places = work.positions.contiguous()
+        assert places.dtype == torch.int64
         before: Sequence[Tensor | None] = (None, None, None)
         if work.beginnings is not None:
             trunk = work.beginnings
@@ -158,6 +162,7 @@ class Attention:
     ) -> Tensor:
         """qkv [rows, (queries + 2 heads) * WIDTH] -> [rows, queries * WIDTH]; `norms` of queries and keys."""
         kernels, heads = self._kernels, self._step.heads
+        assert qkv.dtype == torch.bfloat16 and qkv.is_contiguous()
         like = qkv.view(len(qkv), -1, 1, kernels.width)[:, :heads]
         own = self._own.layer(index, like, like)
         layer = Layer(_cache(own), Cache() if self._shared is None else _cache(self._shared.layer(index, like, like)))
@@ -175,5 +180,5 @@ class Attention:
 def _cache(held: tuple[Tensor, Tensor]) -> Cache:
     """Where keys and values [slots, heads, capacity, WIDTH] lie."""
     keys, values = held
-    assert keys.stride() == values.stride() and keys.stride(2) == keys.shape[3]
+    assert keys.stride() == values.stride() and keys.stride()[2:] == (keys.shape[3], 1)
     return Cache(keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1))

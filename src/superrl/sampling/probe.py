@@ -110,11 +110,22 @@ def _windows(model: PreTrainedModel) -> Windows:
     return windows
 
 
-def check(model: PreTrainedModel, served: Served, found: Tensor) -> None:
-    """Refuse a model whose logits over the sampler's passes, the last len(found) of the probe's, are not its own."""
+def distance(served: Served, found: Tensor) -> float:
+    """How far the logits over the sampler's passes, the last len(found) of the probe's, are from the model's own,
+    relative to their size."""
     expected = served.logits[-len(found) :]
-    gap = float((found.float() - expected).norm() / expected.norm())
-    if not gap <= TOLERANCE.get(model.dtype, ROUGH):
+    return float((found.float() - expected).norm() / expected.norm())
+
+
+def allowed(model: PreTrainedModel) -> float:
+    """How large that distance may be: rounding."""
+    return TOLERANCE.get(model.dtype, ROUGH)
+
+
+def check(model: PreTrainedModel, served: Served, found: Tensor) -> None:
+    """Refuse a model whose logits over the sampler's passes are not its own."""
+    gap = distance(served, found)
+    if not gap <= allowed(model):
         raise UserError(
             f"{type(model).__name__} computes something else token by token than at once (its logits differ by "
             f"{gap:.2g} of their size), {ELSEWHERE}"

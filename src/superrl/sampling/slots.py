@@ -293,7 +293,7 @@ class Decode:
     @staticmethod
     def alone(cache: SlotCache, positions: Tensor, beginnings: Beginnings | None) -> Decode:
         """Every row by itself, as far as it goes: for a kernel that takes such rows (`native`)."""
-        return Decode(cache, positions, (), torch.arange(len(positions)), beginnings)
+        return Decode(cache, positions, (), positions.new_empty(0), beginnings)
 
     @staticmethod
     def grouped(

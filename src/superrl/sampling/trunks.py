@@ -1,8 +1,9 @@
-"""Beginnings that several rows have in common: held once, and read once for all of them.
+"""Beginnings that several rows have in common: held once, and read together.
 
 Drawing a token reads all keys and values of a row. Those of a prompt are the same for all of its completions, so its
-trunk answers the queries of all rows that stand on it in one product; only what a row has drawn is its own. A step of
-SRL draws several rollouts after a context of thousands of tokens: there it is most of the time.
+trunk answers the queries of all rows that stand on it in one product (our own kernel, `native`, reads it for one row
+after the other, from the processor's cache); only what a row has drawn is its own. A step of SRL draws several rollouts
+after a context of thousands of tokens: there it is most of the time.
 
 Leaves out what a row reads alone (`slots.Decode`), and rows that are to be bit-equal whoever stands beside them: what
 a product gives depends on how many rows there are.

@@ -260,7 +260,8 @@ class LocalSampler:
             positions[0, column : column + piece.width] = np.arange(piece.start, piece.start + piece.width)
             column += piece.width
         positions = np.minimum(positions, self.max_length - 1)
-        work = Prefill(self._prefixes.cache, pieces, self.deterministic)
+        fused = not self.deterministic and self._device.type != "cpu"
+        work = Prefill(self._prefixes.cache, pieces, fused)
         self._forward(torch.from_numpy(tokens).to(self._device), torch.from_numpy(positions).to(self._device), work)
 
     def _step(self, table: SlotTable, stops: StopStrings, truncation: Truncation | None) -> None:

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 ATTENTION = "superrl_forest"
-QUERIES = 256
+QUERIES = 128
 """Most queries of a branch treated at a time: bounds the scores held, and saves most of the masked half."""
-SCORES = 1 << 20
-"""Most scores (per head) held at a time."""
+SCORES = 1 << 18
+"""Most scores (per head) held at a time: with few heads they stay in the processor's cache. Both values are measured: of
+branches of 1,024 tokens forward and backward take 123 ms instead of 163 with four times as much, of 96 as long."""
 SPARE = 1 << 13
 """Padded scores (per head) that cost less than one more product."""
 

@@ -29,7 +29,7 @@ int threads(void) {
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SUPERRL_CACHE", str(tmp_path / "cache"))
-    compiled.library.cache_clear()
+    compiled.functions.cache_clear()
     (tmp_path / "some.c").write_text(SOURCE)
     return tmp_path / "some.c"
 
@@ -39,21 +39,21 @@ def kept(source: Path) -> list[str]:
 
 
 def test_every_macro_and_every_text_is_a_library_of_its_own(source: Path) -> None:
-    one, other = compiled.library(source, ANSWER=41), compiled.library(source, ANSWER=42)
+    one, other = compiled.functions(source, ANSWER=41), compiled.functions(source, ANSWER=42)
     assert one is not None and other is not None
     assert (one.answer(), other.answer(), len(kept(source))) == (41, 42, 2)
-    compiled.library.cache_clear()
+    compiled.functions.cache_clear()
     source.write_text(SOURCE.replace("ANSWER", "ANSWER + 1"))
-    changed = compiled.library(source, ANSWER=42)
+    changed = compiled.functions(source, ANSWER=42)
     assert changed is not None and changed.answer() == 43 and len(kept(source)) == 3
 
 
 def test_what_is_kept_is_not_compiled_again(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled.library(source, ANSWER=1)
-    compiled.library.cache_clear()
+    compiled.functions(source, ANSWER=1)
+    compiled.functions.cache_clear()
     compiled.version(compiled.found_compilers()[0])
     monkeypatch.setattr(compiled, "_run", lambda command: pytest.fail("compiled again"))
-    found = compiled.library(source, ANSWER=1)
+    found = compiled.functions(source, ANSWER=1)
     assert found is not None and found.answer() == 1
 
 
@@ -66,7 +66,7 @@ def runtimes() -> set[str]:
 
 def test_its_threads_are_torchs(source: Path) -> None:
     before = runtimes()
-    found = compiled.library(source, ANSWER=1)
+    found = compiled.functions(source, ANSWER=1)
     assert found is not None and found.threads() == 2
     assert runtimes() == before, "a second team of threads would fight with torch's for the cores"
 
@@ -74,20 +74,20 @@ def test_its_threads_are_torchs(source: Path) -> None:
 @pytest.mark.parametrize("text", ["this is no C", "int missing(void); int answer(void) { return missing(); }"])
 def test_what_cannot_be_compiled_or_loaded_is_none(source: Path, text: str) -> None:
     source.write_text(text)
-    assert compiled.library(source, ANSWER=1) is None
+    assert compiled.functions(source, ANSWER=1) is None
 
 
 def test_without_a_compiler_it_is_none(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(source.parent))
     assert compiled.found_compilers() == []
-    assert compiled.library(source, ANSWER=1) is None
+    assert compiled.functions(source, ANSWER=1) is None
 
 
 def test_a_folder_that_cannot_be_written_to_is_done_without(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (source.parent / "file").write_text("")
     monkeypatch.setenv("SUPERRL_CACHE", str(source.parent / "file"))
-    found = compiled.library(source, ANSWER=7)
+    found = compiled.functions(source, ANSWER=7)
     assert found is not None and found.answer() == 7
 
 
@@ -97,7 +97,7 @@ def test_the_next_compiler_is_tried(source: Path, monkeypatch: pytest.MonkeyPatc
     other.write_text("#!/bin/sh\nexit 1\n")
     other.chmod(0o755)
     monkeypatch.setattr(compiled, "found_compilers", lambda: [str(other), gcc])
-    found = compiled.library(source, ANSWER=3)
+    found = compiled.functions(source, ANSWER=3)
     assert found is not None and found.answer() == 3
 
 
@@ -106,18 +106,18 @@ def test_without_a_home_it_is_compiled_for_this_process(source: Path, monkeypatc
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(compiled, "cache_folder", homeless)
-    found = compiled.library(source, ANSWER=6)
+    found = compiled.functions(source, ANSWER=6)
     assert found is not None and found.answer() == 6
-    assert compiled.library(source.parent / "missing.c", ANSWER=6) is None
+    assert compiled.functions(source.parent / "missing.c", ANSWER=6) is None
 
 
 def test_a_library_that_was_cut_short_is_made_anew(source: Path) -> None:
-    compiled.library(source, ANSWER=5)
+    compiled.functions(source, ANSWER=5)
     [name] = kept(source)
     broken = source.parent / "cache" / "compiled" / name
     broken.unlink()  # what this process has loaded stays as it is
     broken.write_bytes(b"\x7fELF")
-    script = "import sys, torch; from pathlib import Path; from superrl.compiled import library\n"
-    script += "print(library(Path(sys.argv[1]), ANSWER=5).answer())"
+    script = "import sys, torch; from pathlib import Path; from superrl.compiled import functions\n"
+    script += "print(functions(Path(sys.argv[1]), ANSWER=5).answer())"
     done = subprocess.run([sys.executable, "-c", script, str(source)], capture_output=True, text=True)
     assert done.stdout.strip() == "5", done.stderr

@@ -30,7 +30,7 @@ PATIENCE = 120
 
 
 @cache
-def library(source: Path, **macros: int) -> ctypes.CDLL | None:
+def functions(source: Path, **macros: int) -> ctypes.CDLL | None:
     """The functions of a C file, compiled with these macros; None where that is not possible."""
     options = [*FLAGS, *(f"-D{name}={value}" for name, value in sorted(macros.items()))]
     for compiler in found_compilers():
@@ -71,9 +71,9 @@ def _run(command: list[str]) -> str:
 
 
 def found_compilers() -> list[str]:
-    """The C compilers: $CC if it is set, else gcc and cc."""
-    names = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "cc"]
-    return list(dict.fromkeys(path for name in names if (path := shutil.which(name))))
+    """The C compilers, in the order in which they are tried: $CC, gcc, cc."""
+    names = (os.environ.get("CC"), "gcc", "cc")
+    return list(dict.fromkeys(path for name in names if name and (path := shutil.which(name))))
 
 
 @cache

@@ -274,7 +274,7 @@ def test_it_sleeps_and_wakes_with_new_weights(family: str) -> None:
 
 
 def test_without_a_compiler_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "library", lambda source, **macros: None)
+    monkeypatch.setattr(native, "functions", lambda source, **macros: None)
     assert native.kernels(32, 2) is None
     model = build(FITTING["llama"]())
     sampler = make_sampler(model, deterministic=False, compute_dtype=torch.bfloat16)

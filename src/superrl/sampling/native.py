@@ -2,9 +2,10 @@
 
 Decoding reads every weight and every key for a few numbers each. Here the next part of a matrix is fetched while this
 one is multiplied, and keys are read where they lie, each row as far as it goes: what a library for large products and
-for tensors of one shape does not do. What a row gets does not depend on its neighbours, to the bit.
+for tensors of one shape does not do.
 
-Leaves out other types and devices, and machines without a C compiler: `kernels` gives None there.
+Leaves out other types and devices (`lean.kernels_for` does not ask for them), processors without products of bfloat16
+vectors, and machines without gcc: `kernels` gives None there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from superrl.compiled import library
+from superrl.compiled import functions
 
 if TYPE_CHECKING:
     from superrl.sampling.slots import Decode
@@ -114,7 +115,7 @@ def kernels(width: int, group: int) -> Kernels | None:
     """The functions for heads of `width` numbers, of which `group` share their keys; None where they cannot be had."""
     if width % LANES:
         return None
-    code = library(SOURCE, WIDTH=width, GROUP=group)
+    code = functions(SOURCE, WIDTH=width, GROUP=group)
     return None if code is None else Kernels(code, width, group)
 
 

@@ -65,6 +65,7 @@ def runtimes() -> set[str]:
 
 
 def test_its_threads_are_torchs(source: Path) -> None:
+    """Where torch brings a runtime under the system's own name the loader would see to it, under another nobody."""
     before = runtimes()
     found = compiled.functions(source, ANSWER=1)
     assert found is not None and found.threads() == 2
@@ -121,3 +122,4 @@ def test_a_library_that_was_cut_short_is_made_anew(source: Path) -> None:
     script += "print(functions(Path(sys.argv[1]), ANSWER=5).answer())"
     done = subprocess.run([sys.executable, "-c", script, str(source)], capture_output=True, text=True)
     assert done.stdout.strip() == "5", done.stderr
+    assert (source.parent / "cache" / "compiled" / name).stat().st_size > 1000, "kept, for the next process"

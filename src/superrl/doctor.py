@@ -131,7 +131,7 @@ def decoding() -> str:
     if "avx512_bf16" not in cpu():
         return "torch"
     compilers = found_compilers()
-    return f"our own kernels, by {compilers[0]}" if compilers else "torch; faster with gcc (apt install gcc)"
+    return f"our own kernels, by {Path(compilers[0]).name}" if compilers else "torch; faster with gcc (apt install gcc)"
 
 
 def extras() -> list[str]:

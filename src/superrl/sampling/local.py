@@ -298,8 +298,10 @@ class LocalSampler:
             work = Decode.over(self._cache, places, lengths, self._read_rows)
         else:
             before = None if table.trunks is None else table.trunks.read(table.trunk[:width], positions)
-            alone = Decode.alone(self._cache, places, before)
-            work = alone if self._native else Decode.grouped(self._cache, places, lengths, self._whole, before)
+            if self._native:
+                work = Decode.alone(self._cache, places, before)
+            else:
+                work = Decode.grouped(self._cache, places, lengths, self._whole, before)
         return self._forward(inputs[:, None], positions[:, None], work)
 
     def _forward(self, tokens: Tensor, positions: Tensor, work: Prefill | Decode) -> Tensor:
